@@ -1,0 +1,234 @@
+//! The storage contract, its tables and what stands in them (PROTOCOL 10).
+//!
+//! Keys and records are this crate's, with golden tests; a store is an ordered map per table. The contract:
+//!
+//! * Reads are synchronous, see every batch that was applied, and are bounded by the caller.
+//! * A driver applies the batch of a `Persist` effect, whole or not at all, *before* it gives the engine its next
+//!   input, so that the engine's reads always see its own writes.
+//! * It reports `Persisted(token)` in order: for [`Durability::Synced`] after the batch would survive a power cut,
+//!   for [`Durability::Written`] after it would survive the end of the process.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+mod keys;
+mod memory;
+mod records;
+
+pub use keys::*;
+pub use memory::MemoryStore;
+pub use records::*;
+
+/// Version of keys and records; a data folder of a greater one is refused.
+pub const STORAGE_FORMAT: u32 = 1;
+
+/// A table: a column family of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Actor → log name, head, chain, sizes.
+    Meta,
+    /// Actor ‖ seq → raw change, chain, signature.
+    Change,
+    /// Change hash → log, seq, greatest operation, clock of its past.
+    Hash,
+    /// Position → what was admitted there.
+    Order,
+    /// Tag ‖ document ‖ path → operations of that key.
+    Index,
+    /// Document → the latest seal.
+    Seal,
+    /// Statement id → statement and signatures.
+    Statement,
+    /// What waits for its causes.
+    Pending,
+    /// Changes that do not count: of removed or contested devices.
+    Stranded,
+    /// Position → audit event.
+    Audit,
+    /// Name → a setting of the node or the engine.
+    Setting,
+}
+
+/// All tables with their column families' names.
+pub const TABLES: [(Table, &str); 11] = [
+    (Table::Meta, "meta"),
+    (Table::Change, "change"),
+    (Table::Hash, "hash"),
+    (Table::Order, "order"),
+    (Table::Index, "index"),
+    (Table::Seal, "seal"),
+    (Table::Statement, "statement"),
+    (Table::Pending, "pending"),
+    (Table::Stranded, "stranded"),
+    (Table::Audit, "audit"),
+    (Table::Setting, "default"),
+];
+
+/// Why a read failed. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The store could not read.
+    #[error("the store cannot read: {0}")]
+    Read(String),
+    /// A record that does not decode.
+    #[error("a damaged record in table {table:?} at key {key}")]
+    Damaged {
+        /// The table.
+        table: Table,
+        /// The key, hexadecimal.
+        key: String,
+    },
+}
+
+/// What a scan calls for each key and value, ascending by key.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
+/// Synchronous, bounded reads; see the module's contract.
+pub trait LogStore {
+    /// The value at a key.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Visits keys from `from` (included) to `to` (excluded), ascending, until the visitor breaks.
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError>;
+}
+
+/// How durable a batch must be before `Persisted` is reported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// It survives the end of the process.
+    Written,
+    /// It survives a power cut.
+    Synced,
+}
+
+/// Writes that are applied whole or not at all: table and key to a value, or to its deletion.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Batch {
+    /// The last write of each key.
+    pub writes: BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>,
+}
+
+impl Batch {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Sets a value.
+    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: Vec<u8>) {
+        self.writes.insert((table, key.into()), Some(value));
+    }
+
+    /// Takes a value away.
+    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.writes.insert((table, key.into()), None);
+    }
+
+    /// Adds the writes of a later batch.
+    pub fn append(&mut self, later: Batch) {
+        self.writes.extend(later.writes);
+    }
+
+    /// Bytes of keys and values.
+    pub fn size(&self) -> usize {
+        self.writes.iter().map(|((_, key), value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
+    }
+}
+
+/// A store seen through writes that are not applied yet.
+pub struct Staged<'a> {
+    base: &'a dyn LogStore,
+    batch: Batch,
+}
+
+impl<'a> Staged<'a> {
+    /// No writes yet.
+    pub fn new(base: &'a dyn LogStore) -> Staged<'a> {
+        Staged { base, batch: Batch::default() }
+    }
+
+    /// Sets a value.
+    pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: Vec<u8>) {
+        self.batch.put(table, key, value);
+    }
+
+    /// Takes a value away.
+    pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
+        self.batch.delete(table, key);
+    }
+
+    /// Takes over the writes of a batch that was staged on top of this one.
+    pub fn append(&mut self, batch: Batch) {
+        self.batch.append(batch);
+    }
+
+    /// The writes.
+    pub fn into_batch(self) -> Batch {
+        self.batch
+    }
+
+    /// Takes everything of a key range away.
+    pub fn delete_range(&mut self, table: Table, from: &[u8], to: &[u8]) -> Result<(), StoreError> {
+        let mut keys = Vec::new();
+        self.scan(table, from, to, &mut |key, _| {
+            keys.push(key.to_vec());
+            ControlFlow::Continue(())
+        })?;
+        for key in keys {
+            self.delete(table, key);
+        }
+        Ok(())
+    }
+}
+
+impl LogStore for Staged<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.batch.writes.get(&(table, key.to_vec())) {
+            Some(written) => Ok(written.clone()),
+            None => self.base.get(table, key),
+        }
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        let mut staged = self
+            .batch
+            .writes
+            .range((table, from.to_vec())..(table, to.to_vec()))
+            .map(|((_, key), value)| (key, value))
+            .peekable();
+        if staged.peek().is_none() {
+            return self.base.scan(table, from, to, visit);
+        }
+        let mut stopped = false;
+        self.base.scan(table, from, to, &mut |key, value| {
+            while let Some((staged_key, staged_value)) = staged.next_if(|(staged_key, _)| staged_key.as_slice() < key) {
+                if let Some(staged_value) = staged_value
+                    && visit(staged_key, staged_value).is_break()
+                {
+                    stopped = true;
+                    return ControlFlow::Break(());
+                }
+            }
+            let flow = match staged.next_if(|(staged_key, _)| staged_key.as_slice() == key) {
+                Some((_, None)) => ControlFlow::Continue(()),
+                Some((_, Some(staged_value))) => visit(key, staged_value),
+                None => visit(key, value),
+            };
+            stopped = flow.is_break();
+            flow
+        })?;
+        for (key, value) in staged {
+            if stopped {
+                break;
+            }
+            if let Some(value) = value {
+                stopped = visit(key, value).is_break();
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,468 @@
+//! The sync engine: decides what goes to whom, as a pure state machine.
+//!
+//! `handle(now, input, store)` takes what happened, `poll_effect()` gives what is to be done, `poll_timeout()` says
+//! when to call [`Engine::handle`] with [`Input::Timer`]. Reads go through the [`LogStore`] and are bounded; writes
+//! leave as [`Effect::Persist`] and come back as [`Input::Persisted`]; nothing is told to anyone before that.
+//!
+//! This version compares clocks when a link comes up (and roots now and then), and sends what a peer lacks in the
+//! order of [`Class`](crate::schema::Class). What a peer has is known per log, so a link's backlog is a set of
+//! cursors and never a queue.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use ed25519_dalek::SigningKey;
+
+use crate::change::PreparedChange;
+use crate::id::{Actor, DeviceId, FleetId, Key, Root, StatementId, Time};
+use crate::schema::{DocumentName, Value};
+use crate::statement::{SignatureBytes, StatementParts};
+use crate::store::{AuditRecord, Batch, Durability, LogStore, Staged, StoreError};
+
+pub mod frame;
+mod links;
+mod pending;
+mod receive;
+mod replica;
+mod write;
+
+pub use frame::Channel;
+pub use links::LinkSummary;
+pub use replica::{LogState, OpenError, Replica, read_run};
+
+use links::Link;
+use pending::Pending;
+
+/// Most bytes of changes that one call of [`Engine::handle`] sends; the rest follows at once by a timer.
+pub const SEND_BYTES_MAX: usize = 256 * 1024;
+/// How long a link may take to say `Hello`, milliseconds.
+pub const HELLO_TIMEOUT_MS: u64 = 10_000;
+/// How long a change is kept back from a peer that is believed to have it from its origin, milliseconds.
+pub const DEFER_MS: u64 = 1_000;
+/// How long single `Have` entries are gathered, milliseconds.
+pub const HAVE_MS: u64 = 250;
+/// Roots are compared with one random peer every 30 to 60 s.
+pub const RECONCILE_MS: (u64, u64) = (30_000, 60_000);
+/// Most links.
+pub const LINKS_MAX: usize = 256;
+
+/// A session with a peer, numbered by the driver, never twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// Names a batch until the store has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token(pub u64);
+
+/// Names a request of the driver until it is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// One edit of a document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Edit {
+    /// The dotted path.
+    pub path: String,
+    /// The value; none takes it away.
+    pub value: Option<Value>,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Input {
+    /// Randomness, for jitter.
+    Seed(u64),
+    /// This node's wall clock, milliseconds since 1970: for claims and audit, never for decisions.
+    WallClock(u64),
+    /// A session came up.
+    LinkUp {
+        /// The session.
+        link: LinkId,
+        /// The peer's key, as the transport has proven it.
+        peer: Key,
+    },
+    /// A session is gone.
+    LinkDown(LinkId),
+    /// The session takes that many bytes more on a stream, in addition to what it was said to take before.
+    Writable {
+        /// The session.
+        link: LinkId,
+        /// The stream.
+        channel: Channel,
+        /// Bytes.
+        bytes: usize,
+    },
+    /// A frame came.
+    Frame {
+        /// The session.
+        link: LinkId,
+        /// The stream on which it came.
+        channel: Channel,
+        /// The frame.
+        bytes: Vec<u8>,
+    },
+    /// The store has a batch, as durably as was asked.
+    Persisted(Token),
+    /// Time passed; see [`Engine::poll_timeout`].
+    Timer,
+    /// Which devices hold a link to an origin, as its `link` document says: they get its changes from itself.
+    Neighbours {
+        /// The origin.
+        origin: DeviceId,
+        /// Its neighbours that are up.
+        peers: BTreeSet<DeviceId>,
+    },
+    /// This device writes a document of its own.
+    Write {
+        /// Answered by [`Reply::Written`], [`Reply::Unchanged`] or [`Reply::Refused`].
+        request: RequestId,
+        /// The document.
+        document: DocumentName,
+        /// What to change.
+        edits: Vec<Edit>,
+    },
+    /// An operator wants a change to sign.
+    Prepare {
+        /// Answered by [`Reply::Prepared`], [`Reply::Unchanged`] or [`Reply::Refused`].
+        request: RequestId,
+        /// The document.
+        document: DocumentName,
+        /// The operator.
+        author: Key,
+        /// What to change.
+        edits: Vec<Edit>,
+    },
+    /// An operator hands in a change with his signature.
+    Submit {
+        /// Answered by [`Reply::Written`], [`Reply::Conflict`] or [`Reply::Refused`].
+        request: RequestId,
+        /// What was prepared.
+        change: Box<PreparedChange>,
+        /// The signature over it.
+        signature: SignatureBytes,
+    },
+    /// Someone hands in statements, in an order in which each can be judged.
+    Statements {
+        /// Answered by [`Reply::Stored`] or [`Reply::Refused`].
+        request: RequestId,
+        /// The statements.
+        statements: Vec<StatementParts>,
+    },
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Effect {
+    /// Apply the batch before the next input; report `Persisted(token)` once it is as durable as asked, in order.
+    Persist {
+        /// The writes.
+        batch: Batch,
+        /// To be reported.
+        token: Token,
+        /// How durable.
+        durability: Durability,
+    },
+    /// Send a frame.
+    Send {
+        /// The session.
+        link: LinkId,
+        /// The stream.
+        channel: Channel,
+        /// The frame.
+        bytes: Vec<u8>,
+    },
+    /// Close a session.
+    Close {
+        /// The session.
+        link: LinkId,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A request's answer.
+    Reply {
+        /// The request.
+        request: RequestId,
+        /// The answer.
+        reply: Reply,
+    },
+    /// Documents or statements changed and are stored.
+    Changed(Changed),
+    /// Something was refused; it is in the audit table too.
+    Audit(Box<AuditRecord>),
+    /// The store failed; the driver should stop or open the engine again.
+    Fault(StoreError),
+}
+
+/// What changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Changed {
+    /// A log grew to this sequence number.
+    Log(Actor, u64),
+    /// A statement came.
+    Statement(StatementId),
+}
+
+/// The answer to a request.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Reply {
+    /// The change is synced to disk and on its way.
+    Written {
+        /// Its log.
+        actor: Actor,
+        /// Its sequence number.
+        seq: u64,
+    },
+    /// All values are as asked already; nothing was written.
+    Unchanged,
+    /// To be signed.
+    Prepared(Box<PreparedChange>),
+    /// Another change took the sequence number; prepare again.
+    Conflict(Box<PreparedChange>),
+    /// The statements are synced to disk and on their way.
+    Stored(Vec<StatementId>),
+    /// Nothing was changed.
+    Refused(String),
+}
+
+/// What an engine is started with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The fleet.
+    pub fleet: FleetId,
+    /// This device's key.
+    pub key: SigningKey,
+    /// 64 random bits, kept on disk; see [`LogName`](crate::change::LogName).
+    pub incarnation: u64,
+    /// Randomness.
+    pub seed: u64,
+}
+
+/// What follows once a batch is stored.
+#[derive(Debug, Clone, PartialEq)]
+enum After {
+    AnnounceLog(Actor, u64),
+    AnnounceStatement(StatementId),
+    Reply(RequestId, Reply),
+    Hello(LinkId),
+    SendClock(LinkId, bool),
+}
+
+/// The engine of a node.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    config: Config,
+    device: DeviceId,
+    replica: Replica,
+    links: BTreeMap<LinkId, Link>,
+    neighbours: BTreeMap<DeviceId, BTreeSet<DeviceId>>,
+    pending: Pending,
+    /// Logs of which something was not taken into `pending`, with the link that brought it.
+    evicted: BTreeSet<(Actor, LinkId)>,
+    effects: VecDeque<Effect>,
+    after: Vec<After>,
+    unstored: VecDeque<(Token, Vec<After>)>,
+    durability: Durability,
+    next_token: u64,
+    wall_ms: u64,
+    random: u64,
+    reconcile_at: Time,
+    pump_again: bool,
+}
+
+impl Engine {
+    /// Opens the engine on what a store holds.
+    pub fn open(config: Config, store: &dyn LogStore) -> Result<Engine, OpenError> {
+        let device = Key(config.key.verifying_key().to_bytes()).device();
+        let mut random = config.seed;
+        let generation = next_random(&mut random);
+        let replica = Replica::open(config.fleet, store, generation)?;
+        Ok(Engine {
+            config,
+            device,
+            replica,
+            links: BTreeMap::new(),
+            neighbours: BTreeMap::new(),
+            pending: Pending::default(),
+            evicted: BTreeSet::new(),
+            effects: VecDeque::new(),
+            after: Vec::new(),
+            unstored: VecDeque::new(),
+            durability: Durability::Written,
+            next_token: 1,
+            wall_ms: 0,
+            random,
+            reconcile_at: Time(0),
+            pump_again: false,
+        })
+    }
+
+    /// Takes what happened. Never panics on what a peer or a store gives.
+    pub fn handle(&mut self, now: Time, input: Input, store: &dyn LogStore) {
+        let mut staged = Staged::new(store);
+        self.durability = Durability::Written;
+        if let Err(error) = self.dispatch(now, input, &mut staged) {
+            self.effects.push_back(Effect::Fault(error));
+        }
+        self.finish(now, staged, store);
+    }
+
+    fn dispatch(&mut self, now: Time, input: Input, staged: &mut Staged<'_>) -> Result<(), StoreError> {
+        match input {
+            Input::Seed(seed) => self.random ^= seed,
+            Input::WallClock(millis) => self.wall_ms = millis,
+            Input::LinkUp { link, peer } => self.link_up(now, link, peer),
+            Input::LinkDown(link) => self.link_down(link),
+            Input::Writable { link, channel, bytes } => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.add_budget(channel, bytes);
+                }
+                self.pump(now, staged, Some(link))?;
+            }
+            Input::Frame { link, bytes, .. } => self.receive(now, staged, link, &bytes)?,
+            Input::Persisted(token) => self.persisted(now, staged, token)?,
+            Input::Timer => self.timer(now, staged)?,
+            Input::Neighbours { origin, peers } => {
+                self.neighbours.insert(origin, peers);
+            }
+            Input::Write { request, document, edits } => self.write(staged, request, &document, &edits)?,
+            Input::Prepare { request, document, author, edits } => {
+                self.prepare(staged, request, &document, author, &edits)?;
+            }
+            Input::Submit { request, change, signature } => self.submit(now, staged, request, *change, signature)?,
+            Input::Statements { request, statements } => {
+                self.submit_statements(now, staged, request, statements)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the staged writes to the driver, and what must wait for them.
+    fn finish(&mut self, now: Time, staged: Staged<'_>, store: &dyn LogStore) {
+        let batch = staged.into_batch();
+        let after = std::mem::take(&mut self.after);
+        if batch.is_empty() && self.unstored.is_empty() {
+            // Nothing is on its way to the store: what would wait for it follows now.
+            let mut nothing = Staged::new(store);
+            if let Err(error) = self.follow(now, &mut nothing, after) {
+                self.effects.push_back(Effect::Fault(error));
+            }
+            debug_assert!(nothing.into_batch().is_empty(), "what follows a batch writes nothing");
+            return;
+        }
+        if batch.is_empty() {
+            if let Some((_, waiting)) = self.unstored.back_mut() {
+                waiting.extend(after);
+            }
+            return;
+        }
+        let token = Token(self.next_token);
+        self.next_token += 1;
+        self.unstored.push_back((token, after));
+        self.effects.push_back(Effect::Persist { batch, token, durability: self.durability });
+    }
+
+    fn persisted(&mut self, now: Time, staged: &mut Staged<'_>, token: Token) -> Result<(), StoreError> {
+        while self.unstored.front().is_some_and(|(oldest, _)| *oldest <= token) {
+            if let Some((_, after)) = self.unstored.pop_front() {
+                self.follow(now, staged, after)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn follow(&mut self, now: Time, staged: &mut Staged<'_>, after: Vec<After>) -> Result<(), StoreError> {
+        let mut changed = false;
+        for step in after {
+            match step {
+                After::AnnounceLog(actor, seq) => {
+                    self.announce_log(now, actor, seq);
+                    self.effects.push_back(Effect::Changed(Changed::Log(actor, seq)));
+                    changed = true;
+                }
+                After::AnnounceStatement(id) => {
+                    self.announce_statement(id);
+                    self.effects.push_back(Effect::Changed(Changed::Statement(id)));
+                    changed = true;
+                }
+                After::Reply(request, reply) => self.effects.push_back(Effect::Reply { request, reply }),
+                After::Hello(link) => self.send_hello(link),
+                After::SendClock(link, wants_answer) => self.send_clock(link, wants_answer),
+            }
+        }
+        if changed { self.pump(now, staged, None) } else { Ok(()) }
+    }
+
+    fn reply(&mut self, request: RequestId, reply: Reply) {
+        self.effects.push_back(Effect::Reply { request, reply });
+    }
+
+    fn random(&mut self) -> u64 {
+        next_random(&mut self.random)
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// When to call [`Engine::handle`] with [`Input::Timer`].
+    pub fn poll_timeout(&self) -> Option<Time> {
+        if self.pump_again {
+            return Some(Time(0));
+        }
+        let links = self.links.values().filter_map(Link::timeout).min();
+        let reconcile = (!self.links.is_empty()).then_some(self.reconcile_at);
+        links.into_iter().chain(reconcile).min()
+    }
+
+    /// What this node holds.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// This device.
+    pub fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    /// Links that are up.
+    pub fn links(&self) -> impl Iterator<Item = LinkSummary> + '_ {
+        self.links.iter().map(|(id, link)| link.summary(*id))
+    }
+
+    /// Changes that live peers have and this node lacks.
+    pub fn behind(&self) -> u64 {
+        let mut most: BTreeMap<Actor, u64> = BTreeMap::new();
+        for (actor, seq) in self.links.values().flat_map(Link::has) {
+            let known = most.entry(actor).or_default();
+            *known = (*known).max(seq);
+        }
+        let own = |actor: &Actor| self.replica.logs.get(actor).map_or(0, |state| state.seq);
+        most.iter().map(|(actor, seq)| seq.saturating_sub(own(actor))).sum()
+    }
+
+    /// Changes that wait for what they build on, and their bytes.
+    pub fn pending(&self) -> (usize, usize) {
+        self.pending.size()
+    }
+
+    /// The root over everything.
+    pub fn root(&self) -> Root {
+        self.replica.root()
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): enough for jitter and choices, and the same everywhere.
+fn next_random(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mut mixed = *state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! The frames of a session: one type byte, then postcard. A new field is a new type; unknown types are skipped.
+//!
+//! | type | frame | stream | |
+//! |---|---|---|---|
+//! | 1 | `Hello` | control | first on each side |
+//! | 2 | `Clock` | control | what the sender has, in parts |
+//! | 3 | `Have` | control | single logs that the sender has up to a sequence number |
+//! | 4 | `Want` | control | the sender lacks a log from a sequence number on |
+//! | 5 | `Statement` | control | a signed statement |
+//! | 6 | `Root` | control | the sender's root, to be compared |
+//! | 7 | `Name` | data | interns a log for this session |
+//! | 8 | `Changes` | data | a signed run of an interned log |
+//! | 9–15 | | | reserved: `Ask`, `WantHash`, `Credit`, `Probe`, `ProbeAnswer`, `Ranges`, `Request` |
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::{LogName, RawBytes};
+use crate::id::{Actor, FleetId, Root, StatementId};
+use crate::statement::{SignatureBytes, StatementParts};
+
+/// Largest frame, bytes.
+pub const FRAME_BYTES_MAX: usize = 256 * 1024;
+/// The versions of this protocol that are spoken here: least, greatest.
+pub const PROTOCOL_RANGE: (u16, u16) = (1, 1);
+/// Most entries in one `Clock` or `Have` frame.
+pub const ENTRIES_MAX: usize = 1024;
+/// Most statements in the chain of a `Hello`.
+pub const CHAIN_MAX: usize = 32;
+
+/// One of the two streams of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Channel {
+    /// Small and urgent.
+    Control,
+    /// Changes.
+    Data,
+}
+
+/// What a side says of itself when a link comes up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Least and greatest protocol version.
+    pub protocol: (u16, u16),
+    /// The fleet.
+    pub fleet: FleetId,
+    /// Statements that prove membership: roots, an operator, the invitation, the admission.
+    pub chain: Vec<StatementParts>,
+    /// What is replicated; today the one scope `fleet`.
+    pub scopes: Vec<Scope>,
+    /// Largest frame that the sender takes, bytes.
+    pub frame_bytes_max: u32,
+}
+
+/// A scope as its replica stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    /// `fleet`, or a zone's name.
+    pub name: String,
+    /// The root over it.
+    pub root: Root,
+    /// Drawn anew after an unclean start: names the sender's order of admission.
+    pub generation: u64,
+    /// The receiver's generation and the position in its order up to which the sender has everything.
+    pub cursor: Option<(u64, u64)>,
+}
+
+/// What a side has, in parts; the last one says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clock {
+    /// Logs with the greatest sequence number.
+    pub logs: Vec<(Actor, u64)>,
+    /// Statements with a digest of their signers.
+    pub statements: Vec<(StatementId, u32)>,
+    /// Whether this is the first part: what was known before is void.
+    pub is_first: bool,
+    /// Whether this is the last part.
+    pub is_last: bool,
+    /// Whether the receiver should answer with its own clock.
+    pub wants_answer: bool,
+}
+
+/// A log's name in this session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Name {
+    /// The number that stands for it, counted from 0 by each sender.
+    pub number: u32,
+    /// The log.
+    pub log: LogName,
+}
+
+/// A signed run of an interned log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// The number that [`Name`] gave.
+    pub number: u32,
+    /// The first sequence number.
+    pub first_seq: u64,
+    /// Raw changes.
+    pub changes: Vec<RawBytes>,
+    /// The author's signature at the last one.
+    pub signature: SignatureBytes,
+}
+
+/// A frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Frame {
+    /// First on each side.
+    Hello(Hello),
+    /// What the sender has.
+    Clock(Clock),
+    /// Single logs that the sender has up to a sequence number.
+    Have(Vec<(Actor, u64)>),
+    /// The sender lacks this log after that sequence number.
+    Want(Actor, u64),
+    /// A signed statement.
+    Statement(StatementParts),
+    /// The sender's root.
+    Root(Root),
+    /// Interns a log.
+    Name(Name),
+    /// A signed run.
+    Changes(Changes),
+}
+
+/// Why bytes are no frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FrameError {
+    /// Empty, or longer than [`FRAME_BYTES_MAX`].
+    #[error("a frame has 1 to {FRAME_BYTES_MAX} bytes, this one has {0}")]
+    Size(usize),
+    /// The body does not decode, has bytes left over, or more entries than allowed.
+    #[error("a frame of type {0} is malformed")]
+    Body(u8),
+}
+
+impl Frame {
+    /// Type byte, then postcard.
+    pub fn encode(&self) -> Vec<u8> {
+        fn body<T: Serialize>(kind: u8, value: &T) -> Vec<u8> {
+            postcard::to_extend(value, vec![kind]).expect("plain data always encodes")
+        }
+        match self {
+            Frame::Hello(hello) => body(1, hello),
+            Frame::Clock(clock) => body(2, clock),
+            Frame::Have(entries) => body(3, entries),
+            Frame::Want(actor, seq) => body(4, &(actor, seq)),
+            Frame::Statement(parts) => body(5, parts),
+            Frame::Root(root) => body(6, root),
+            Frame::Name(name) => body(7, name),
+            Frame::Changes(changes) => body(8, changes),
+        }
+    }
+
+    /// Reads a frame; `None` for a type that this version does not know.
+    pub fn decode(bytes: &[u8]) -> Result<Option<Frame>, FrameError> {
+        fn body<'a, T: Deserialize<'a>>(kind: u8, bytes: &'a [u8]) -> Result<T, FrameError> {
+            match postcard::take_from_bytes(bytes) {
+                Ok((value, [])) => Ok(value),
+                _ => Err(FrameError::Body(kind)),
+            }
+        }
+        if bytes.len() > FRAME_BYTES_MAX {
+            return Err(FrameError::Size(bytes.len()));
+        }
+        let Some((kind, rest)) = bytes.split_first() else { return Err(FrameError::Size(0)) };
+        let frame = match *kind {
+            1 => Frame::Hello(body(1, rest)?),
+            2 => Frame::Clock(body(2, rest)?),
+            3 => Frame::Have(body(3, rest)?),
+            4 => body(4, rest).map(|(actor, seq)| Frame::Want(actor, seq))?,
+            5 => Frame::Statement(body(5, rest)?),
+            6 => Frame::Root(body(6, rest)?),
+            7 => Frame::Name(body(7, rest)?),
+            8 => Frame::Changes(body(8, rest)?),
+            _ => return Ok(None),
+        };
+        if frame.is_within_limits() { Ok(Some(frame)) } else { Err(FrameError::Body(*kind)) }
+    }
+
+    fn is_within_limits(&self) -> bool {
+        match self {
+            Frame::Hello(hello) => hello.chain.len() <= CHAIN_MAX && hello.scopes.len() <= CHAIN_MAX,
+            Frame::Clock(clock) => clock.logs.len() + clock.statements.len() <= ENTRIES_MAX,
+            Frame::Have(entries) => entries.len() <= ENTRIES_MAX,
+            _ => true,
+        }
+    }
+
+    /// The stream on which it travels.
+    pub fn channel(&self) -> Channel {
+        match self {
+            Frame::Name(_) | Frame::Changes(_) => Channel::Data,
+            _ => Channel::Control,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,338 @@
+//! What comes from peers: frames, runs and statements.
+
+use super::frame::{Frame, Hello, PROTOCOL_RANGE};
+use super::links::{REFUSALS_MAX, signers_digest};
+use super::replica::Settled;
+use super::{After, Effect, Engine, LinkId};
+use crate::admission::{Outcome, Wait};
+use crate::change::Run;
+use crate::id::{Actor, DeviceId, Key, StatementId, Time};
+use crate::roster::Standing;
+use crate::statement::{SignedStatement, StatementParts};
+use crate::store::{AuditRecord, Staged, StoreError};
+
+/// Most logs that a peer may intern in one session.
+pub(super) const NAMES_MAX: usize = 1 << 20;
+
+impl Engine {
+    pub(super) fn receive(
+        &mut self,
+        now: Time,
+        staged: &mut Staged<'_>,
+        id: LinkId,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        let peer = link.peer;
+        match Frame::decode(bytes) {
+            Ok(None) => {}
+            Err(error) => self.fault(staged, id, peer, &error.to_string()),
+            Ok(Some(Frame::Hello(hello))) if !self.has_greeted(id) => {
+                self.receive_hello(staged, id, hello)?;
+                if self.has_greeted(id) {
+                    for early in self.take_early(id) {
+                        self.receive(now, staged, id, &early)?;
+                    }
+                    self.pump(now, staged, Some(id))?;
+                }
+            }
+            Ok(Some(Frame::Hello(_))) => self.fault(staged, id, peer, "the peer says Hello twice"),
+            Ok(Some(_)) if !self.has_greeted(id) => self.keep_early(id, bytes),
+            Ok(Some(Frame::Clock(clock))) => {
+                self.receive_clock(id, clock);
+                self.pump(now, staged, Some(id))?;
+            }
+            Ok(Some(Frame::Have(entries))) => {
+                if let Some(link) = self.links.get_mut(&id) {
+                    entries.into_iter().for_each(|(actor, seq)| link.note_has(actor, seq));
+                }
+            }
+            Ok(Some(Frame::Want(actor, seq))) => {
+                self.wanted(id, actor, seq);
+                self.pump(now, staged, Some(id))?;
+            }
+            Ok(Some(Frame::Root(root))) => self.receive_root(id, root),
+            Ok(Some(Frame::Statement(parts))) => self.receive_statement(staged, id, parts)?,
+            Ok(Some(Frame::Name(name))) => self.receive_name(staged, id, name),
+            Ok(Some(Frame::Changes(changes))) => self.receive_changes(staged, id, changes)?,
+        }
+        Ok(())
+    }
+
+    /// The peer broke the protocol: audited, and the session ends.
+    fn fault(&mut self, staged: &mut Staged<'_>, id: LinkId, peer: Key, reason: &str) {
+        self.audit(staged, AuditRecord { peer: Some(peer), reason: reason.to_owned(), ..self.blank_audit() });
+        self.close(id, reason);
+    }
+
+    pub(super) fn blank_audit(&self) -> AuditRecord {
+        AuditRecord {
+            time_ms: self.wall_ms,
+            peer: None,
+            author: None,
+            carrier: None,
+            document: None,
+            actor: None,
+            seq: 0,
+            reason: String::new(),
+            evidence: Vec::new(),
+        }
+    }
+
+    pub(super) fn audit(&mut self, staged: &mut Staged<'_>, record: AuditRecord) {
+        self.replica.audit(staged, &record);
+        self.effects.push_back(Effect::Audit(Box::new(record)));
+    }
+
+    fn receive_hello(&mut self, staged: &mut Staged<'_>, id: LinkId, hello: Hello) -> Result<(), StoreError> {
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        let (peer, device) = (link.peer, link.device);
+        if hello.fleet != self.config.fleet {
+            self.fault(staged, id, peer, "the peer belongs to another fleet");
+            return Ok(());
+        }
+        let (least, most) = hello.protocol;
+        if least > PROTOCOL_RANGE.1 || most < PROTOCOL_RANGE.0 || least > most {
+            let reason = format!("the peer speaks protocol {least} to {most}, this node 1 to {}", PROTOCOL_RANGE.1);
+            self.fault(staged, id, peer, &reason);
+            return Ok(());
+        }
+        for parts in hello.chain {
+            match SignedStatement::from_parts(parts) {
+                Ok(signed) => self.take_statement(staged, Some(id), signed)?,
+                Err(error) => {
+                    self.fault(staged, id, peer, &error.to_string());
+                    return Ok(());
+                }
+            }
+        }
+        match self.replica.standing(&device) {
+            Standing::Unknown => self.fault(staged, id, peer, "the peer is no member of this fleet"),
+            Standing::Removed => self.close(id, "the device was removed from the fleet"),
+            Standing::Member | Standing::Contested => {
+                let root = hello.scopes.iter().find(|scope| scope.name == "fleet").map(|scope| scope.root);
+                match root {
+                    Some(root) => self.greeted(id, root),
+                    None => self.fault(staged, id, peer, "the peer does not replicate the scope fleet"),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn receive_name(&mut self, staged: &mut Staged<'_>, id: LinkId, name: super::frame::Name) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if name.number as usize != link.names_in.len() || link.names_in.len() >= NAMES_MAX {
+            let peer = link.peer;
+            return self.fault(staged, id, peer, "a log's number is not the next one");
+        }
+        link.names_in.push(name.log);
+    }
+
+    fn receive_changes(
+        &mut self,
+        staged: &mut Staged<'_>,
+        id: LinkId,
+        frame: super::frame::Changes,
+    ) -> Result<(), StoreError> {
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        let Some(log) = link.names_in.get(frame.number as usize).cloned() else {
+            let peer = link.peer;
+            self.fault(staged, id, peer, "changes of a log that has no name here");
+            return Ok(());
+        };
+        let run = Run { log, first_seq: frame.first_seq, changes: frame.changes, signature: frame.signature };
+        self.take_run(staged, Some(id), run)
+    }
+
+    /// Admits a run and everything that waited for it.
+    pub(super) fn take_run(
+        &mut self,
+        staged: &mut Staged<'_>,
+        source: Option<LinkId>,
+        run: Run,
+    ) -> Result<(), StoreError> {
+        let mut work = vec![(run, source)];
+        while let Some((run, source)) = work.pop() {
+            let actor = run.log.actor(&self.config.fleet);
+            if let Some(link) = source.and_then(|source| self.links.get_mut(&source)) {
+                link.note_has(actor, run.last_seq());
+            }
+            let outcome = self.replica.admit(staged, &run)?;
+            match outcome {
+                Outcome::Admitted(admitted) => {
+                    self.after.push(After::AnnounceLog(actor, admitted.record.seq));
+                    let mut keys = self.pending.waiting_for(&Wait::Log(actor));
+                    for hash in &admitted.hashes {
+                        keys.extend(self.pending.waiting_for(&Wait::Change(*hash)));
+                    }
+                    work.extend(keys.iter().filter_map(|key| self.pending.take(key)));
+                    self.ask_again(actor);
+                }
+                Outcome::Known => {}
+                Outcome::Waits(wait) => self.keep_waiting(actor, run, source, wait),
+                Outcome::Refused { reason, seq, evidence } => {
+                    let blames = reason.blames_the_sender();
+                    let record = AuditRecord {
+                        peer: source.and_then(|source| self.links.get(&source)).map(|link| link.peer),
+                        author: Some(run.log.author),
+                        carrier: Some(run.log.carrier),
+                        document: Some(run.log.document.to_string()),
+                        actor: Some(actor),
+                        seq,
+                        reason: reason.to_string(),
+                        evidence,
+                        ..self.blank_audit()
+                    };
+                    self.audit(staged, record);
+                    if blames {
+                        self.blame(source, &reason.to_string());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_waiting(&mut self, actor: Actor, run: Run, source: Option<LinkId>, wait: Wait) {
+        if !self.pending.insert(actor, run, source, wait)
+            && let Some(source) = source
+        {
+            self.evicted.insert((actor, source));
+        }
+    }
+
+    /// A log has grown: what did not fit into `pending` is asked for again.
+    fn ask_again(&mut self, grown: Actor) {
+        let evicted = std::mem::take(&mut self.evicted);
+        for (actor, id) in evicted {
+            let (waiting, _) = self.pending.size();
+            // Either its own predecessor is there now, or there is room again.
+            if actor == grown || waiting < super::pending::AUTHOR_CHANGES_MAX / 2 {
+                let from = self.replica.logs.get(&actor).map_or(0, |state| state.seq);
+                self.send_control(id, &Frame::Want(actor, from));
+            } else {
+                self.evicted.insert((actor, id));
+            }
+        }
+    }
+
+    fn blame(&mut self, source: Option<LinkId>, reason: &str) {
+        let Some(id) = source else { return };
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.refusals += 1;
+        if link.refusals >= REFUSALS_MAX {
+            self.close(id, &format!("the peer sent {REFUSALS_MAX} changes that can never count; the last: {reason}"));
+        }
+    }
+
+    fn receive_statement(
+        &mut self,
+        staged: &mut Staged<'_>,
+        id: LinkId,
+        parts: StatementParts,
+    ) -> Result<(), StoreError> {
+        match SignedStatement::from_parts(parts) {
+            Ok(signed) => {
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.statements.insert(signed.id(), signers_digest(&signed));
+                }
+                self.take_statement(staged, Some(id), signed)
+            }
+            Err(error) => {
+                let Some(link) = self.links.get(&id) else { return Ok(()) };
+                let record = AuditRecord {
+                    peer: Some(link.peer),
+                    reason: format!("a statement was refused: {error}"),
+                    ..self.blank_audit()
+                };
+                self.audit(staged, record);
+                self.blame(Some(id), &error.to_string());
+                Ok(())
+            }
+        }
+    }
+
+    /// Settles a statement and everything that waited for it.
+    pub(super) fn take_statement(
+        &mut self,
+        staged: &mut Staged<'_>,
+        source: Option<LinkId>,
+        signed: SignedStatement,
+    ) -> Result<(), StoreError> {
+        let mut work = vec![(signed, source)];
+        while let Some((signed, source)) = work.pop() {
+            match self.replica.settle(staged, &signed) {
+                Settled::Stored(id, devices) => {
+                    self.statement_stored(staged, id, &devices)?;
+                    work.extend(self.pending.take_statements());
+                }
+                Settled::Known => {}
+                Settled::Pending => {
+                    if !self.pending.insert_statement(signed, source)
+                        && let Some(source) = source
+                    {
+                        // The comparison of roots brings it again.
+                        tracing::debug!(link = source.0, "no room for a statement that waits");
+                    }
+                }
+                Settled::Refused(reason) => {
+                    let record = AuditRecord {
+                        peer: source.and_then(|source| self.links.get(&source)).map(|link| link.peer),
+                        author: signed.signatures().keys().next().copied(),
+                        reason: format!("statement {} was refused: {reason}", signed.id()),
+                        ..self.blank_audit()
+                    };
+                    self.audit(staged, record);
+                    self.blame(source, reason);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn statement_stored(
+        &mut self,
+        staged: &mut Staged<'_>,
+        id: StatementId,
+        devices: &[DeviceId],
+    ) -> Result<(), StoreError> {
+        self.after.push(After::AnnounceStatement(id));
+        for device in devices {
+            match self.replica.standing(device) {
+                Standing::Member => {
+                    for run in self.replica.unstrand(staged, device)? {
+                        self.take_run(staged, None, run)?;
+                    }
+                    self.reassess(device);
+                    // What was not taken while the device was contested comes again.
+                    if self.replica.is_pin(&id) {
+                        let ready = self.links().filter(|link| link.is_ready).map(|link| link.link);
+                        let clocks: Vec<After> = ready.map(|link| After::SendClock(link, true)).collect();
+                        self.after.extend(clocks);
+                    }
+                }
+                standing => {
+                    self.replica.strand(staged, device)?;
+                    if standing == Standing::Removed {
+                        self.close_device(device);
+                    }
+                }
+            }
+        }
+        for key in self.pending.waiting_for(&Wait::Authority) {
+            if let Some((run, source)) = self.pending.take(&key) {
+                self.take_run(staged, source, run)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn close_device(&mut self, device: &DeviceId) {
+        let links: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| link.device == *device).map(|(id, _)| *id).collect();
+        for link in links {
+            self.close(link, "the device was removed from the fleet");
+        }
+    }
+}

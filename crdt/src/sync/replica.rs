@@ -1,0 +1,406 @@
+//! What a node holds: statements, logs, documents and the roots over them.
+//!
+//! Memory runs ahead of the store by the batch that is being staged; the driver applies it before the next input.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+use crate::admission::{Gate, Outcome, drop_log};
+use crate::change::{LogName, RUN_BYTES_MAX, RUN_CHANGES_MAX, Run};
+use crate::id::{Actor, ChangeHash, DeviceId, FleetId, Root, StatementId};
+use crate::root::{Item, Tree};
+use crate::roster::{Judgement, Roster, Standing};
+use crate::schema::DocumentName;
+use crate::statement::{Body, SignedStatement, StatementParts};
+use crate::store::{
+    AuditRecord, ChangeRecord, LogRecord, LogStore, OrderRecord, Staged, StoreError, Table, change_key, decode_record,
+    encode_record, index_range, meta_key, position_key, read_record, statement_key,
+};
+
+const SETTING_GENERATION: &[u8] = b"generation";
+
+/// Why a replica cannot be opened. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A stored statement does not verify.
+    #[error("the stored statement {0} is damaged")]
+    Statement(StatementId),
+    /// A log's last change is missing or does not hash to the log's head.
+    #[error("the log {actor} of {document} is damaged at change {seq}")]
+    Log {
+        /// The document.
+        document: DocumentName,
+        /// The log.
+        actor: Actor,
+        /// The change.
+        seq: u64,
+    },
+}
+
+/// A log as it stands in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogState {
+    /// The parts that name it.
+    pub log: LogName,
+    /// The last sequence number.
+    pub seq: u64,
+    /// Up to where the store has reported it as written; only that is told to others.
+    pub stored: u64,
+    /// Hash of the last change.
+    pub head: ChangeHash,
+}
+
+/// What becomes of a statement.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Settled {
+    /// Staged; these devices' standing may have changed.
+    Stored(StatementId, Vec<DeviceId>),
+    Known,
+    Pending,
+    Refused(&'static str),
+}
+
+/// Statements, logs and documents of a node.
+#[derive(Debug, Clone)]
+pub struct Replica {
+    pub(crate) roster: Roster,
+    pub(crate) logs: BTreeMap<Actor, LogState>,
+    documents: BTreeMap<DocumentName, Vec<Actor>>,
+    tree: Tree,
+    durable_tree: Tree,
+    generation: u64,
+    order_next: u64,
+    audit_next: u64,
+    changes: u64,
+}
+
+impl Replica {
+    /// Reads a replica from a store. `generation` names a new order of admission where the store has none yet.
+    pub fn open(fleet: FleetId, store: &dyn LogStore, generation: u64) -> Result<Replica, OpenError> {
+        let mut replica = Replica {
+            roster: Roster::new(fleet),
+            logs: BTreeMap::new(),
+            documents: BTreeMap::new(),
+            tree: Tree::default(),
+            durable_tree: Tree::default(),
+            generation: read_record(store, Table::Setting, SETTING_GENERATION)?.unwrap_or(generation),
+            order_next: next_position(store, Table::Order)?,
+            audit_next: next_position(store, Table::Audit)?,
+            changes: 0,
+        };
+        replica.load_statements(store)?;
+        for record in all_logs(store)? {
+            replica.check_tail(store, &record)?;
+            let actor = record.log.actor(&fleet);
+            replica.note_log(actor, &record);
+            if let Some(state) = replica.logs.get_mut(&actor) {
+                state.stored = record.seq;
+            }
+        }
+        Ok(replica)
+    }
+
+    fn load_statements(&mut self, store: &dyn LogStore) -> Result<(), OpenError> {
+        let mut waiting: Vec<SignedStatement> = Vec::new();
+        for (key, parts) in all_records::<StatementParts>(store, Table::Statement)? {
+            let id = StatementId(key.try_into().unwrap_or([0; 32]));
+            waiting.push(SignedStatement::from_parts(parts).map_err(|_| OpenError::Statement(id))?);
+        }
+        // What a statement rests on may have a greater id: judge until nothing more is stored.
+        while !waiting.is_empty() {
+            let before = waiting.len();
+            waiting.retain(|signed| match self.roster.judge(signed) {
+                Judgement::Store(signed) => {
+                    self.note_signatures(&signed);
+                    self.roster.insert(*signed);
+                    false
+                }
+                _ => true,
+            });
+            if let Some(stuck) = waiting.first().filter(|_| waiting.len() == before) {
+                return Err(OpenError::Statement(stuck.id()));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_tail(&self, store: &dyn LogStore, record: &LogRecord) -> Result<(), OpenError> {
+        let actor = record.log.actor(&self.roster.fleet());
+        let damaged = || OpenError::Log { document: record.log.document.clone(), actor, seq: record.seq };
+        let tail: ChangeRecord = read_record(store, Table::Change, &change_key(&actor, record.seq))
+            .map_err(|_| damaged())?
+            .ok_or_else(damaged)?;
+        let is_whole = crate::raw::hash_of(&tail.raw.0) == Some(record.head) && tail.chain == record.chain;
+        if is_whole { Ok(()) } else { Err(damaged()) }
+    }
+
+    fn note_log(&mut self, actor: Actor, record: &LogRecord) {
+        let siblings = self.documents.entry(record.log.document.clone()).or_default();
+        if !siblings.contains(&actor) {
+            siblings.push(actor);
+            siblings.sort_unstable();
+        }
+        let stored = self.logs.get(&actor).map_or(0, |state| state.stored);
+        let before = self.logs.get(&actor).map_or(0, |state| state.seq);
+        self.changes += record.seq - before;
+        let state = LogState { log: record.log.clone(), seq: record.seq, stored, head: record.head };
+        self.logs.insert(actor, state);
+        self.tree.set_log(actor, record.seq, &record.head);
+        if record.log.document.kind().has_many_writers() {
+            self.durable_tree.set_log(actor, record.seq, &record.head);
+        }
+    }
+
+    fn forget_log(&mut self, actor: &Actor) {
+        let Some(state) = self.logs.remove(actor) else { return };
+        self.changes -= state.seq;
+        if let Some(siblings) = self.documents.get_mut(&state.log.document) {
+            siblings.retain(|sibling| sibling != actor);
+            if siblings.is_empty() {
+                self.documents.remove(&state.log.document);
+            }
+        }
+        self.tree.remove(&Item::Log(*actor));
+        self.durable_tree.remove(&Item::Log(*actor));
+    }
+
+    fn note_signatures(&mut self, signed: &SignedStatement) {
+        for (signer, signature) in signed.signatures() {
+            self.tree.set_signature(signed.id(), *signer, signature);
+            self.durable_tree.set_signature(signed.id(), *signer, signature);
+        }
+    }
+
+    fn append_order(&mut self, staged: &mut Staged<'_>, record: &OrderRecord) {
+        if self.order_next == 0 {
+            staged.put(Table::Setting, SETTING_GENERATION, encode_record(&self.generation));
+        }
+        staged.put(Table::Order, position_key(self.order_next), encode_record(record));
+        self.order_next += 1;
+    }
+
+    /// Judges a run and, where it is admitted, stages it and takes it into memory.
+    pub(crate) fn admit(&mut self, staged: &mut Staged<'_>, run: &Run) -> Result<Outcome, StoreError> {
+        let fleet = self.roster.fleet();
+        let gate = Gate { fleet: &fleet, roster: &self.roster };
+        let siblings = self.documents.get(&run.log.document).map_or(&[][..], Vec::as_slice);
+        let outcome = gate.admit(staged, siblings, run)?;
+        if let Outcome::Admitted(admitted) = &outcome {
+            for old in &admitted.superseded {
+                self.forget_log(old);
+            }
+            self.note_log(admitted.actor, &admitted.record);
+            self.append_order(staged, &OrderRecord::Log(admitted.actor, admitted.record.seq));
+        }
+        Ok(outcome)
+    }
+
+    /// Judges a statement and, where it counts, stages it and takes it into memory.
+    pub(crate) fn settle(&mut self, staged: &mut Staged<'_>, signed: &SignedStatement) -> Settled {
+        match self.roster.judge(signed) {
+            Judgement::Known => Settled::Known,
+            Judgement::Pending(_) => Settled::Pending,
+            Judgement::Refused(reason) => Settled::Refused(reason),
+            Judgement::Store(merged) => {
+                let id = merged.id();
+                staged.put(Table::Statement, statement_key(&id), encode_record(&merged.parts()));
+                self.note_signatures(&merged);
+                self.append_order(staged, &OrderRecord::Statement(id));
+                Settled::Stored(id, self.roster.insert(*merged))
+            }
+        }
+    }
+
+    /// Takes a device's documents out of views and roots, where it is no member any more; they are kept as stranded.
+    /// Returns the logs.
+    pub(crate) fn strand(&mut self, staged: &mut Staged<'_>, device: &DeviceId) -> Result<Vec<Actor>, StoreError> {
+        let of_device =
+            |state: &LogState| state.log.author.device() == *device && !state.log.document.kind().has_many_writers();
+        let logs: Vec<(Actor, DocumentName)> = self
+            .logs
+            .iter()
+            .filter(|(_, state)| of_device(state))
+            .map(|(actor, state)| (*actor, state.log.document.clone()))
+            .collect();
+        for (actor, document) in &logs {
+            if let Some(record) = staged.get(Table::Meta, &meta_key(actor))? {
+                staged.put(Table::Stranded, meta_key(actor), record);
+            }
+            let mut changes = Vec::new();
+            staged.scan(Table::Change, &change_key(actor, 0), &change_key(actor, u64::MAX), &mut |key, value| {
+                changes.push((key.to_vec(), value.to_vec()));
+                ControlFlow::Continue(())
+            })?;
+            for (key, value) in changes {
+                staged.put(Table::Stranded, key, value);
+            }
+            drop_log(staged, actor)?;
+            let (from, to, _) = index_range(document);
+            staged.delete_range(Table::Index, &from, &to)?;
+            self.forget_log(actor);
+        }
+        Ok(logs.into_iter().map(|(actor, _)| actor).collect())
+    }
+
+    /// The stranded runs of a device that is a member (again); they leave the table.
+    pub(crate) fn unstrand(&self, staged: &mut Staged<'_>, device: &DeviceId) -> Result<Vec<Run>, StoreError> {
+        let mut logs: Vec<LogRecord> = Vec::new();
+        staged.scan(Table::Stranded, &[], &[0xff; 25], &mut |key, value| {
+            if key.len() == 16
+                && let Ok(record) = decode_record::<LogRecord>(Table::Stranded, key, value)
+                && record.log.author.device() == *device
+            {
+                logs.push(record);
+            }
+            ControlFlow::Continue(())
+        })?;
+        let mut runs = Vec::new();
+        for record in logs {
+            let actor = record.log.actor(&self.roster.fleet());
+            let mut first = 1;
+            while let Some(run) = read_run(staged, Table::Stranded, &record.log, &actor, first, record.seq)? {
+                first = run.last_seq() + 1;
+                runs.push(run);
+            }
+            staged.delete_range(Table::Stranded, &actor.0, &change_key(&actor, u64::MAX))?;
+        }
+        Ok(runs)
+    }
+
+    /// Stages an audit event.
+    pub(crate) fn audit(&mut self, staged: &mut Staged<'_>, record: &AuditRecord) {
+        staged.put(Table::Audit, position_key(self.audit_next), encode_record(record));
+        self.audit_next += 1;
+    }
+
+    /// The root over everything.
+    pub fn root(&self) -> Root {
+        self.tree.root()
+    }
+
+    /// The root over statements and operators' documents.
+    pub fn root_durable(&self) -> Root {
+        self.durable_tree.root()
+    }
+
+    /// What is in force.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Logs by id.
+    pub fn logs(&self) -> &BTreeMap<Actor, LogState> {
+        &self.logs
+    }
+
+    /// Documents with their logs.
+    pub fn documents(&self) -> &BTreeMap<DocumentName, Vec<Actor>> {
+        &self.documents
+    }
+
+    /// Changes in all logs.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The name of this order of admission, and its length.
+    pub fn order(&self) -> (u64, u64) {
+        (self.generation, self.order_next)
+    }
+
+    /// Where a device stands.
+    pub fn standing(&self, device: &DeviceId) -> Standing {
+        self.roster.standing(device)
+    }
+
+    /// Whether a statement is a pin.
+    pub(crate) fn is_pin(&self, id: &StatementId) -> bool {
+        self.roster.entries().get(id).is_some_and(|entry| matches!(entry.body, Body::Pin(_)))
+    }
+}
+
+/// The longest run of a log from `first` on, up to `last`, that ends at a signed change. `None` where there is none.
+pub fn read_run(
+    store: &dyn LogStore,
+    table: Table,
+    log: &LogName,
+    actor: &Actor,
+    first: u64,
+    last: u64,
+) -> Result<Option<Run>, StoreError> {
+    let changes_max = if log.document.kind().has_many_writers() { 1 } else { RUN_CHANGES_MAX };
+    let mut records: Vec<ChangeRecord> = Vec::new();
+    let mut bytes = 0;
+    let mut failure = None;
+    if first > last {
+        return Ok(None);
+    }
+    store.scan(table, &change_key(actor, first), &change_key(actor, last + 1), &mut |key, value| {
+        match decode_record::<ChangeRecord>(table, key, value) {
+            Ok(record) => {
+                bytes += record.raw.0.len();
+                let is_over = bytes > RUN_BYTES_MAX && records.iter().any(|record| record.signature.is_some());
+                if is_over {
+                    return ControlFlow::Break(());
+                }
+                records.push(record);
+            }
+            Err(error) => failure = Some(error),
+        }
+        if failure.is_some() || records.len() >= changes_max {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+    if let Some(error) = failure {
+        return Err(error);
+    }
+    let Some(end) = records.iter().rposition(|record| record.signature.is_some()) else { return Ok(None) };
+    records.truncate(end + 1);
+    let Some(signature) = records.last().and_then(|record| record.signature) else { return Ok(None) };
+    let changes = records.into_iter().map(|record| record.raw).collect();
+    Ok(Some(Run { log: log.clone(), first_seq: first, changes, signature }))
+}
+
+fn all_logs(store: &dyn LogStore) -> Result<Vec<LogRecord>, StoreError> {
+    Ok(all_records::<LogRecord>(store, Table::Meta)?.into_iter().map(|(_, record)| record).collect())
+}
+
+fn all_records<T: serde::de::DeserializeOwned>(
+    store: &dyn LogStore,
+    table: Table,
+) -> Result<Vec<(Vec<u8>, T)>, StoreError> {
+    let mut records = Vec::new();
+    let mut failure = None;
+    store.scan(table, &[], &[0xff; 33], &mut |key, value| match decode_record(table, key, value) {
+        Ok(record) => {
+            records.push((key.to_vec(), record));
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            failure = Some(error);
+            ControlFlow::Break(())
+        }
+    })?;
+    failure.map_or(Ok(records), Err)
+}
+
+/// One past the last position of a table: found by halving, so that a long table is not read at every start.
+fn next_position(store: &dyn LogStore, table: Table) -> Result<u64, StoreError> {
+    let is_taken = |position: u64| store.get(table, &position_key(position)).map(|value| value.is_some());
+    let mut above = 1;
+    while is_taken(above - 1)? {
+        above *= 2;
+    }
+    let mut least = above / 2;
+    while least < above {
+        let middle = least + (above - least) / 2;
+        if is_taken(middle)? { least = middle + 1 } else { above = middle }
+    }
+    Ok(least)
+}

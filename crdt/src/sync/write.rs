@@ -1,0 +1,382 @@
+//! Writing here: this device's own changes, operators' changes in two steps, statements.
+
+use std::collections::BTreeMap;
+
+use ed25519_dalek::SigningKey;
+
+use super::replica::Settled;
+use super::{After, Edit, Engine, Reply, RequestId};
+use crate::admission::{EPOCH_CHANGES_MAX, EPOCH_RAW_BYTES_MAX, Outcome, Seal, values_hash};
+use crate::change::{LogName, PreparedChange, Run, sign};
+use crate::id::{Actor, ChainHash, Key, Time};
+use crate::index::read_key;
+use crate::raw::{Action, NewChange, OPERATIONS_MAX, OpId, Operation, encode, hash_of};
+use crate::schema::{DocumentName, Value, check_path, paths_clash};
+use crate::statement::{Role, SignatureBytes, SignedStatement, StatementParts};
+use crate::store::{ChangeRecord, Durability, LogRecord, Staged, StoreError, Table, change_key, meta_key, read_record};
+use crate::view::{self, View};
+
+/// A document of one writer starts a new epoch when its log comes this close to a limit that refuses.
+const EPOCH_MARGIN_CHANGES: u64 = 96;
+const EPOCH_MARGIN_BYTES: u64 = 48 * 1024;
+
+enum Built {
+    Change(Box<PreparedChange>),
+    Unchanged,
+    Refused(String),
+}
+
+impl Engine {
+    pub(super) fn write(
+        &mut self,
+        staged: &mut Staged<'_>,
+        request: RequestId,
+        document: &DocumentName,
+        edits: &[Edit],
+    ) -> Result<(), StoreError> {
+        if document.device() != Some(self.device) {
+            self.reply(request, Reply::Refused(format!("{document} is not a document of this device")));
+            return Ok(());
+        }
+        if let Err(reason) = check_edits(edits) {
+            self.reply(request, Reply::Refused(reason));
+            return Ok(());
+        }
+        let prepared = match self.build_own(staged, document, edits)? {
+            Built::Change(prepared) => *prepared,
+            Built::Unchanged => {
+                self.reply(request, Reply::Unchanged);
+                return Ok(());
+            }
+            Built::Refused(reason) => {
+                self.reply(request, Reply::Refused(reason));
+                return Ok(());
+            }
+        };
+        let key: SigningKey = self.config.key.clone();
+        let signature = self.signature(&key, &prepared);
+        self.take_local(staged, request, prepared, signature)
+    }
+
+    fn signature(&self, key: &SigningKey, prepared: &PreparedChange) -> SignatureBytes {
+        let actor = prepared.log.actor(&self.config.fleet);
+        let hash = prepared.hash().expect("a change that was just encoded has a header");
+        sign(key, &self.config.fleet, &actor, prepared.seq, &prepared.chain_before.next(&hash))
+    }
+
+    /// The next change of a document of this device. Where the log is another incarnation's or nearly full, it opens
+    /// the next epoch with all current values.
+    fn build_own(&self, staged: &Staged<'_>, document: &DocumentName, edits: &[Edit]) -> Result<Built, StoreError> {
+        let current = self.current_log(staged, document)?;
+        let log = |epoch| LogName {
+            document: document.clone(),
+            epoch,
+            author: Key(self.config.key.verifying_key().to_bytes()),
+            carrier: self.device,
+            incarnation: self.config.incarnation,
+        };
+        let Some(current) = current else {
+            let fresh: Vec<Operation> =
+                edits.iter().filter_map(|edit| put(&edit.path, edit.value.clone()?, &[])).collect();
+            return Ok(self.finish_change(log(1), None, None, fresh));
+        };
+        let has_room = current.seq + EPOCH_MARGIN_CHANGES <= EPOCH_CHANGES_MAX
+            && current.raw_bytes + EPOCH_MARGIN_BYTES <= EPOCH_RAW_BYTES_MAX;
+        if current.log.incarnation == self.config.incarnation && has_room {
+            let operations = operations(staged, document, edits)?;
+            return Ok(self.finish_change(current.log.clone(), Some(current), None, operations));
+        }
+        let mut values: BTreeMap<String, Value> =
+            view::read(staged, document, "")?.into_iter().map(|(path, entry)| (path, entry.read.value)).collect();
+        let before = values.clone();
+        for edit in edits {
+            match &edit.value {
+                Some(value) => values.insert(edit.path.clone(), value.clone()),
+                None => values.remove(&edit.path),
+            };
+        }
+        if values == before && has_room {
+            return Ok(Built::Unchanged);
+        }
+        let seal = Seal {
+            actor: current.log.actor(&self.config.fleet),
+            last_seq: current.seq,
+            chain: current.chain,
+            values: values_hash(&view::read(staged, document, "")?)?,
+        };
+        let all = values.into_iter().filter_map(|(path, value)| put(&path, value, &[])).collect();
+        Ok(self.finish_change(log(current.log.epoch + 1), None, Some(seal.to_string()), all))
+    }
+
+    fn current_log(&self, staged: &Staged<'_>, document: &DocumentName) -> Result<Option<LogRecord>, StoreError> {
+        let logs = self.replica.documents().get(document);
+        match logs.and_then(|logs| logs.first()) {
+            Some(actor) => read_record(staged, Table::Meta, &meta_key(actor)),
+            None => Ok(None),
+        }
+    }
+
+    fn finish_change(
+        &self,
+        log: LogName,
+        current: Option<LogRecord>,
+        message: Option<String>,
+        operations: Vec<Operation>,
+    ) -> Built {
+        let deps = current.as_ref().map(|current| vec![current.head]).unwrap_or_default();
+        let max_op = current.as_ref().map_or(0, |current| current.max_op);
+        self.encode_change(log, current, deps, max_op, message, operations)
+    }
+
+    fn encode_change(
+        &self,
+        log: LogName,
+        current: Option<LogRecord>,
+        deps: Vec<crate::id::ChangeHash>,
+        max_op: u64,
+        message: Option<String>,
+        operations: Vec<Operation>,
+    ) -> Built {
+        if operations.is_empty() {
+            return Built::Unchanged;
+        }
+        if operations.len() as u64 > OPERATIONS_MAX {
+            return Built::Refused(format!("one change sets at most {OPERATIONS_MAX} values"));
+        }
+        let seq = current.as_ref().map_or(0, |current| current.seq) + 1;
+        let new = NewChange {
+            actor: log.actor(&self.config.fleet),
+            seq,
+            start_op: max_op + 1,
+            time_s: i64::try_from(self.wall_ms / 1000).unwrap_or(i64::MAX),
+            message,
+            deps,
+            operations,
+        };
+        let chain_before = current.map_or(ChainHash::START, |current| current.chain);
+        match encode(&new) {
+            Some(raw) => {
+                Built::Change(Box::new(PreparedChange { log, seq, chain_before, raw: crate::change::RawBytes(raw) }))
+            }
+            None => Built::Refused("the operation counter is at its end".to_owned()),
+        }
+    }
+
+    pub(super) fn prepare(
+        &mut self,
+        staged: &mut Staged<'_>,
+        request: RequestId,
+        document: &DocumentName,
+        author: Key,
+        edits: &[Edit],
+    ) -> Result<(), StoreError> {
+        let reply = match self.check_operator(document, &author, edits) {
+            Err(reason) => Reply::Refused(reason),
+            Ok(()) => match self.build_operators(staged, document, author, edits)? {
+                Built::Change(prepared) => Reply::Prepared(prepared),
+                Built::Unchanged => Reply::Unchanged,
+                Built::Refused(reason) => Reply::Refused(reason),
+            },
+        };
+        self.reply(request, reply);
+        Ok(())
+    }
+
+    fn check_operator(&self, document: &DocumentName, author: &Key, edits: &[Edit]) -> Result<(), String> {
+        if !document.kind().has_many_writers() {
+            return Err(format!("{document} is written by its device alone"));
+        }
+        if !self.replica.roster().has_role(author, Role::Config) {
+            return Err(format!("the operator {} has not the role config in this fleet", author.short()));
+        }
+        check_edits(edits)
+    }
+
+    fn build_operators(
+        &self,
+        staged: &Staged<'_>,
+        document: &DocumentName,
+        author: Key,
+        edits: &[Edit],
+    ) -> Result<Built, StoreError> {
+        let view = view::read(staged, document, "")?;
+        if let Some(clash) = find_clash(&view, edits) {
+            return Ok(Built::Refused(clash));
+        }
+        let log = LogName {
+            document: document.clone(),
+            epoch: 1,
+            author,
+            carrier: self.device,
+            incarnation: self.config.incarnation,
+        };
+        let actor = log.actor(&self.config.fleet);
+        let current: Option<LogRecord> = read_record(staged, Table::Meta, &meta_key(&actor))?;
+        let siblings = self.replica.documents().get(document).map_or(&[][..], Vec::as_slice);
+        let heads = view::head_records(staged, siblings)?;
+        let max_op = heads.iter().map(|head| head.max_op).max().unwrap_or(0);
+        let mut deps: Vec<_> = heads.iter().map(|head| head.head).collect();
+        if let Some(current) = &current
+            && !deps.contains(&current.head)
+        {
+            deps.push(current.head); // Automerge names the own predecessor always
+        }
+        deps.sort_unstable();
+        let operations = operations(staged, document, edits)?;
+        Ok(self.encode_change(log, current, deps, max_op, None, operations))
+    }
+
+    pub(super) fn submit(
+        &mut self,
+        _now: Time,
+        staged: &mut Staged<'_>,
+        request: RequestId,
+        change: PreparedChange,
+        signature: SignatureBytes,
+    ) -> Result<(), StoreError> {
+        if change.log.carrier != self.device || change.log.incarnation != self.config.incarnation {
+            let reason = "the change was prepared by another node, or before this one was restored".to_owned();
+            self.reply(request, Reply::Refused(reason));
+            return Ok(());
+        }
+        let actor = change.log.actor(&self.config.fleet);
+        let seq = self.replica.logs().get(&actor).map_or(0, |state| state.seq);
+        if change.seq <= seq {
+            let reply = self.submitted_before(staged, &actor, change)?;
+            self.after.push(After::Reply(request, reply));
+            return Ok(());
+        }
+        self.take_local(staged, request, change, signature)
+    }
+
+    /// The sequence number is taken: by the same bytes, then all is well; or by others, then those are the answer.
+    fn submitted_before(
+        &self,
+        staged: &Staged<'_>,
+        actor: &Actor,
+        change: PreparedChange,
+    ) -> Result<Reply, StoreError> {
+        let stored: Option<ChangeRecord> = read_record(staged, Table::Change, &change_key(actor, change.seq))?;
+        Ok(match stored {
+            Some(stored) if stored.raw == change.raw => Reply::Written { actor: *actor, seq: change.seq },
+            Some(stored) => Reply::Conflict(Box::new(PreparedChange { raw: stored.raw, ..change })),
+            None => Reply::Refused("the log is damaged there".to_owned()),
+        })
+    }
+
+    /// Admits a change that was made here; answered once it is synced to disk.
+    fn take_local(
+        &mut self,
+        staged: &mut Staged<'_>,
+        request: RequestId,
+        change: PreparedChange,
+        signature: SignatureBytes,
+    ) -> Result<(), StoreError> {
+        if hash_of(&change.raw.0).is_none() {
+            self.reply(request, Reply::Refused("not an Automerge change".to_owned()));
+            return Ok(());
+        }
+        let run = Run { log: change.log, first_seq: change.seq, changes: vec![change.raw], signature };
+        let actor = run.log.actor(&self.config.fleet);
+        match self.replica.admit(staged, &run)? {
+            Outcome::Admitted(admitted) => {
+                self.durability = Durability::Synced;
+                let seq = admitted.record.seq;
+                self.after.push(After::AnnounceLog(actor, seq));
+                self.after.push(After::Reply(request, Reply::Written { actor, seq }));
+            }
+            Outcome::Known => self.reply(request, Reply::Unchanged),
+            Outcome::Waits(_) => {
+                let reason = "this device is not a member of the fleet, or the change skips a sequence number";
+                self.reply(request, Reply::Refused(reason.to_owned()));
+            }
+            Outcome::Refused { reason, .. } => self.reply(request, Reply::Refused(reason.to_string())),
+        }
+        Ok(())
+    }
+
+    pub(super) fn submit_statements(
+        &mut self,
+        _now: Time,
+        staged: &mut Staged<'_>,
+        request: RequestId,
+        statements: Vec<StatementParts>,
+    ) -> Result<(), StoreError> {
+        let mut ids = Vec::new();
+        for parts in statements {
+            let signed = match SignedStatement::from_parts(parts) {
+                Ok(signed) => signed,
+                Err(error) => return self.refuse_statement(request, error.to_string()),
+            };
+            ids.push(signed.id());
+            match self.replica.settle(staged, &signed) {
+                Settled::Stored(id, devices) => {
+                    self.durability = Durability::Synced;
+                    self.statement_stored(staged, id, &devices)?;
+                }
+                Settled::Known => {}
+                Settled::Pending => {
+                    let kind = signed.statement().kind.clone();
+                    let reason = format!("no signer may sign a {kind} statement here, or what it replaces is unknown");
+                    return self.refuse_statement(request, reason);
+                }
+                Settled::Refused(reason) => return self.refuse_statement(request, reason.to_owned()),
+            }
+        }
+        self.after.push(After::Reply(request, Reply::Stored(ids)));
+        Ok(())
+    }
+
+    fn refuse_statement(&mut self, request: RequestId, reason: String) -> Result<(), StoreError> {
+        self.reply(request, Reply::Refused(reason));
+        Ok(())
+    }
+}
+
+fn check_edits(edits: &[Edit]) -> Result<(), String> {
+    for (at, edit) in edits.iter().enumerate() {
+        check_path(&edit.path).map_err(|error| error.to_string())?;
+        if let Some(value) = &edit.value {
+            value.check().map_err(|error| format!("{}: {error}", edit.path))?;
+        }
+        if edits[..at].iter().any(|other| other.path == edit.path) {
+            return Err(format!("{} is given twice", edit.path));
+        }
+    }
+    Ok(())
+}
+
+/// A path that is set cannot be a part of the way to another, or the document would not nest.
+fn find_clash(view: &View, edits: &[Edit]) -> Option<String> {
+    let removed: Vec<&str> = edits.iter().filter(|edit| edit.value.is_none()).map(|edit| edit.path.as_str()).collect();
+    let set: Vec<&str> = edits.iter().filter(|edit| edit.value.is_some()).map(|edit| edit.path.as_str()).collect();
+    let kept = view.keys().map(String::as_str).filter(|path| !removed.contains(path));
+    let others: Vec<&str> = kept.chain(set.iter().copied()).collect();
+    for path in set {
+        if let Some(other) = others.iter().find(|other| paths_clash(path, other)) {
+            return Some(format!("{path} and {other} cannot both have a value: one is a part of the way to the other"));
+        }
+    }
+    None
+}
+
+fn put(path: &str, value: Value, pred: &[OpId]) -> Option<Operation> {
+    Some(Operation { path: path.to_owned(), action: Action::Put(value), pred: pred.to_vec() })
+}
+
+/// The operations that edits ask for, against what is visible now; an equal value that nothing contests writes none.
+fn operations(staged: &Staged<'_>, document: &DocumentName, edits: &[Edit]) -> Result<Vec<Operation>, StoreError> {
+    let mut operations = Vec::new();
+    for edit in edits {
+        let leaves = read_key(staged, document, &edit.path)?.leaves;
+        let visible: Vec<_> = leaves.iter().filter(|leaf| leaf.value.is_some()).collect();
+        let pred: Vec<OpId> = visible.iter().map(|leaf| leaf.id).collect();
+        match &edit.value {
+            Some(value) if visible.len() == 1 && visible[0].value.as_ref() == Some(value) => {}
+            Some(value) => operations.extend(put(&edit.path, value.clone(), &pred)),
+            None if pred.is_empty() => {}
+            None => operations.push(Operation { path: edit.path.clone(), action: Action::Delete, pred }),
+        }
+    }
+    Ok(operations)
+}

@@ -1,0 +1,50 @@
+//! The mesh's connections: at most one session a peer, two streams of frames in each, over QUIC or TCP.
+//!
+//! Frames are opaque bytes. This crate knows no role, no fleet and no document: it asks its owner for each connection
+//! whether the peer is admitted ([`Admit`]), and tells it what happens ([`Event`]). Whoever is not admitted reaches only
+//! `/fleetsync/join/1`: one request, one answer.
+//!
+//! * **One task owns the libp2p swarm** (`swarm`). It never waits for anyone: orders come in through a bounded channel, its
+//!   notifications go out through a bounded queue that overflows into [`Event::Resync`].
+//! * **One task a session** (`session::io`) moves the payload between the two streams and the owner. It waits where the
+//!   owner waits: an owner that stops reading events stops the peer's writer, through the transport's flow control.
+//! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
+//! * Over QUIC a silent peer is lost after 10 s; **over TCP nothing notices**: liveness is the owner's, who probes on the
+//!   control stream and calls [`Handle::close`].
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), transport::StartError> {
+//! use std::sync::Arc;
+//! use transport::{Config, Event, Listen, PeerKey, Stream, spawn};
+//!
+//! let friend = PeerKey([7; 32]);
+//! let config = Config::new([1; 32], Listen::everywhere(4001));
+//! let (mesh, mut events) = spawn(config, Arc::new(move |peer: &PeerKey| *peer == friend))?;
+//! let _ = mesh.dial(friend, vec!["/dns4/friend.example/udp/4001/quic-v1".to_owned()]);
+//! while let Some(event) = events.recv().await {
+//!     if let Event::SessionUp { session, .. } = event {
+//!         let _ = mesh.send(session, Stream::Control, b"hello".to_vec());
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+#![deny(missing_docs, unreachable_pub)]
+
+mod config;
+mod event;
+mod handle;
+mod join;
+mod peer;
+mod rate;
+mod session;
+mod swarm;
+
+pub use config::{Config, Listen, StartError};
+pub use event::{DownReason, Event, SessionId, Stream};
+pub use handle::{Handle, OrderError, SessionState, Snapshot, Traffic};
+pub use join::{AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
+pub use peer::{BadPeerKey, PeerKey};
+pub use session::frame::{FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES};
+pub use session::outbox::{SendError, WRITE_BUDGET_BYTES};
+pub use swarm::{Admit, EVENT_QUEUE, MAX_ADDRS, spawn};
