@@ -17,6 +17,8 @@
 
 pub mod admission;
 pub mod change;
+#[cfg(test)]
+mod fixture;
 pub mod id;
 pub mod index;
 pub mod join;

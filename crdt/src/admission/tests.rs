@@ -1,1 +1,7 @@
+use super::*;
 
+mod epochs;
+mod history;
+mod mutants;
+mod oracle;
+mod refusals;

@@ -157,6 +157,13 @@ impl Link {
         *known = (*known).max(seq);
     }
 
+    /// A log counts no more: what the peer has of it is no difference.
+    pub(super) fn forget_log(&mut self, actor: &Actor) {
+        self.has.remove(actor);
+        self.deferred.remove(actor);
+        self.have_out.remove(actor);
+    }
+
     fn has_of(&self, actor: &Actor) -> u64 {
         self.has.get(actor).copied().unwrap_or(0)
     }

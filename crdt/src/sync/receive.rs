@@ -313,7 +313,10 @@ impl Engine {
                     }
                 }
                 standing => {
-                    self.replica.strand(staged, device)?;
+                    let stranded = self.replica.strand(staged, device)?;
+                    for link in self.links.values_mut() {
+                        stranded.iter().for_each(|actor| link.forget_log(actor));
+                    }
                     if standing == Standing::Removed {
                         self.close_device(device);
                     }

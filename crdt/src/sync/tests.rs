@@ -1,1 +1,7 @@
+//! The engine in virtual time: `cluster.connect(a, b); cluster.run_until_quiescent();`
 
+mod cluster;
+mod converge;
+mod fleet;
+mod hostile;
+mod scenarios;

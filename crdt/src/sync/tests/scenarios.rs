@@ -1,0 +1,281 @@
+//! Single stories, each with the behaviour that it pins down.
+
+use super::cluster::{Cluster, Crash, config_document};
+use super::fleet::key_of;
+use crate::roster::Standing;
+use crate::schema::{Kind, Value};
+use crate::statement::{Body, Pin, Removal};
+use crate::store::Table;
+use crate::sync::{Input, Reply};
+
+fn text(text: &str) -> Value {
+    Value::Text(text.to_owned())
+}
+
+#[test]
+fn two_nodes_converge() {
+    let mut cluster = Cluster::new(2, 1);
+    cluster.write(0, Kind::Device, "hardware.model", text("pi"));
+    cluster.connect(0, 1);
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    cluster.write(1, Kind::Device, "hardware.model", text("gpu"));
+    cluster.set(0, 0, "exposure.mode", Some(text("auto")));
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    let view = cluster.view(1, &config_document());
+    assert_eq!(view["exposure.mode"].read.value, text("auto"));
+    assert_eq!(view["exposure.mode"].read.author, key_of(&cluster.fleet.operators[0]));
+    assert_eq!(view["exposure.mode"].read.carrier, cluster.device(0));
+}
+
+#[test]
+fn equal_replicas_exchange_only_hello() {
+    let mut cluster = Cluster::new(2, 2);
+    cluster.connect(0, 1);
+    cluster.run_until_quiescent();
+    cluster.cut(0, 1);
+    let before = cluster.nodes[0].payload_bytes;
+    cluster.connect(0, 1);
+    cluster.run_until_quiescent();
+    let hello = cluster.nodes[0].payload_bytes - before;
+    assert!(hello < 2_000, "{hello} bytes on an equal reconnect");
+    cluster.assert_converged();
+}
+
+#[test]
+fn edits_on_both_sides_of_a_cut_merge_and_show() {
+    let mut cluster = Cluster::new(3, 3);
+    cluster.connect_all();
+    cluster.run_until_quiescent();
+    cluster.cut(0, 2);
+    cluster.cut(1, 2);
+    cluster.set(0, 0, "gain", Some(Value::Int(1)));
+    cluster.set(2, 1, "gain", Some(Value::Int(2)));
+    cluster.set(0, 0, "left", Some(Value::Bool(true)));
+    cluster.set(2, 1, "right", Some(Value::Bool(true)));
+    cluster.run_until_quiescent();
+    cluster.connect_all();
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    let view = cluster.view(1, &config_document());
+    assert_eq!(view["gain"].others.len(), 1, "both values are shown");
+    assert_eq!(view.len(), 3);
+    cluster.set(1, 0, "gain", Some(Value::Int(3)));
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    let view = cluster.view(2, &config_document());
+    assert_eq!((view["gain"].read.value.clone(), view["gain"].others.len()), (Value::Int(3), 0));
+}
+
+#[test]
+fn a_chain_relays() {
+    let mut cluster = Cluster::new(5, 4);
+    for number in 0..4 {
+        cluster.connect(number, number + 1);
+    }
+    for number in 0..5 {
+        cluster.write(number, Kind::Resource, "cpu.cores", Value::Uint(number as u64));
+    }
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    assert_eq!(cluster.nodes[4].engine.replica().documents().len(), 5);
+}
+
+/// In a full mesh whose nodes know each other's neighbours, a change goes from its origin to each peer, and nobody
+/// passes it on.
+#[test]
+fn neighbours_of_the_origin_get_it_from_the_origin() {
+    let mut cluster = Cluster::new(5, 5);
+    cluster.connect_all();
+    cluster.run_until_quiescent();
+    let devices: Vec<_> = (0..5).map(|number| cluster.device(number)).collect();
+    for number in 0..5 {
+        for origin in 0..5 {
+            let peers = devices.iter().copied().filter(|device| *device != devices[origin]).collect();
+            cluster.input(number, Input::Neighbours { origin: devices[origin], peers });
+        }
+    }
+    cluster.write(0, Kind::Device, "a", Value::Int(0));
+    cluster.run_until_quiescent();
+    let before: usize = cluster.nodes[1..].iter().map(|node| node.payload_bytes).sum();
+    for value in 1..20 {
+        cluster.write(0, Kind::Device, "a", Value::Int(value));
+        cluster.run_for(5);
+    }
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    let relayed: usize = cluster.nodes[1..].iter().map(|node| node.payload_bytes).sum::<usize>() - before;
+    // Twelve pairs tell each other once a quarter of a second at most that they have it.
+    assert!(relayed < 19 * 100, "{relayed} bytes were passed on");
+}
+
+/// The same, but one node's link to the origin is gone while the others still believe in it.
+#[test]
+fn a_wrong_belief_about_neighbours_heals() {
+    let mut cluster = Cluster::new(3, 6);
+    cluster.connect(0, 1);
+    cluster.connect(1, 2);
+    cluster.run_until_quiescent();
+    let peers = [cluster.device(1), cluster.device(2)].into();
+    let origin = cluster.device(0);
+    cluster.input(1, Input::Neighbours { origin, peers });
+    cluster.write(0, Kind::Device, "a", Value::Int(1));
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+}
+
+#[test]
+fn a_crash_loses_nothing_that_was_acknowledged() {
+    for crash in [Crash::Process, Crash::Power] {
+        let mut cluster = Cluster::new(3, 7);
+        cluster.connect_all();
+        cluster.run_until_quiescent();
+        for value in 0..10 {
+            cluster.write(0, Kind::Resource, "load", Value::Int(value));
+            cluster.set(0, 0, "x", Some(Value::Int(value)));
+            cluster.run_for(2);
+        }
+        cluster.crash(0, crash);
+        cluster.set(1, 1, "y", Some(Value::Int(1)));
+        cluster.run_until_quiescent();
+        cluster.restart(0);
+        cluster.connect_all();
+        cluster.run_until_quiescent();
+        cluster.write(0, Kind::Resource, "load", Value::Int(99));
+        cluster.run_until_quiescent();
+        cluster.assert_converged();
+    }
+}
+
+#[test]
+fn prepared_changes_that_lose_the_race_conflict_and_resubmission_is_idempotent() {
+    let mut cluster = Cluster::new(1, 8);
+    let author = key_of(&cluster.fleet.operators[0]);
+    let prepare = |cluster: &mut Cluster, value| {
+        let edits = vec![crate::sync::Edit { path: "a".to_owned(), value: Some(Value::Int(value)) }];
+        let document = config_document();
+        let request = cluster.request(0, |request| Input::Prepare { request, document, author, edits });
+        match cluster.nodes[0].replies[&request].clone() {
+            Reply::Prepared(change) => *change,
+            other => panic!("{other:?}"),
+        }
+    };
+    let submit = |cluster: &mut Cluster, change: crate::change::PreparedChange| {
+        let chain = change.chain_before.next(&change.hash().unwrap());
+        let actor = change.log.actor(&cluster.fleet.id);
+        let signature = crate::change::sign(&cluster.fleet.operators[0], &cluster.fleet.id, &actor, change.seq, &chain);
+        let request = cluster.request(0, |request| Input::Submit { request, change: Box::new(change), signature });
+        cluster.run_until_quiescent();
+        cluster.nodes[0].replies[&request].clone()
+    };
+    let (first, second) = (prepare(&mut cluster, 1), prepare(&mut cluster, 2));
+    assert!(matches!(submit(&mut cluster, first.clone()), Reply::Written { seq: 1, .. }));
+    assert!(matches!(submit(&mut cluster, first), Reply::Written { seq: 1, .. }));
+    assert!(matches!(submit(&mut cluster, second), Reply::Conflict(_)));
+    assert_eq!(cluster.view(0, &config_document())["a"].read.value, Value::Int(1));
+}
+
+#[test]
+fn a_path_that_cannot_nest_is_refused() {
+    let mut cluster = Cluster::new(1, 9);
+    cluster.set(0, 0, "exposure.mode", Some(text("auto")));
+    cluster.run_until_quiescent();
+    for path in ["exposure", "exposure.mode.fast", "", "a..b"] {
+        assert!(matches!(cluster.set(0, 0, path, Some(text("x"))), Reply::Refused(_)), "{path:?}");
+    }
+    assert_eq!(cluster.set(0, 0, "exposure.mode", Some(text("auto"))), Reply::Unchanged);
+}
+
+#[test]
+fn a_removed_device_leaves_roots_and_views_everywhere() {
+    let mut cluster = Cluster::new(3, 10);
+    cluster.connect_all();
+    cluster.write(2, Kind::Device, "a", Value::Int(1));
+    cluster.run_until_quiescent();
+    assert_eq!(cluster.nodes[0].engine.replica().documents().len(), 1);
+    cluster.cut(1, 2);
+    cluster.cut(0, 2);
+    cluster.write(2, Kind::Device, "a", Value::Int(2));
+    let removal = Removal { device: cluster.device(2), reason: "stolen".to_owned() };
+    let statements = vec![cluster.fleet.sign(Body::Removal(removal))];
+    cluster.request(0, |request| Input::Statements { request, statements });
+    cluster.run_until_quiescent();
+    cluster.connect_all();
+    cluster.run_until_quiescent();
+    assert!(!cluster.is_connected(0, 2) && !cluster.is_connected(1, 2));
+    cluster.crash(2, Crash::Process);
+    cluster.assert_converged();
+    assert!(cluster.nodes[1].engine.replica().documents().is_empty());
+    assert!(cluster.nodes[1].store.rows(Table::Stranded).count() > 0, "what it wrote is kept");
+}
+
+/// Two devices used one ticket on two sides of a cut: neither counts until a pin says which, in any order.
+#[test]
+fn a_ticket_that_was_used_twice_needs_a_pin() {
+    let mut cluster = Cluster::new(3, 11);
+    let one_time = ed25519_dalek::SigningKey::from_bytes(&[44; 32]);
+    let first = cluster.fleet.entry(&one_time, &cluster.fleet.devices[2], "twice");
+    let thief = ed25519_dalek::SigningKey::from_bytes(&[45; 32]);
+    let second = cluster.fleet.entry(&one_time, &thief, "twice");
+    let stolen = key_of(&thief).device();
+    for (number, entry) in [(0, &second), (1, &first)] {
+        let statements = entry.iter().map(|signed| signed.parts()).collect();
+        cluster.request(number, |request| Input::Statements { request, statements });
+    }
+    assert_eq!(cluster.nodes[0].engine.replica().standing(&stolen), Standing::Member);
+    cluster.connect_all();
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    assert_eq!(cluster.nodes[0].engine.replica().standing(&stolen), Standing::Contested);
+    let pin = Pin { invitation: key_of(&one_time), admission: second[1].id() };
+    let statements = vec![cluster.fleet.sign(Body::Pin(pin))];
+    cluster.request(1, |request| Input::Statements { request, statements });
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    assert_eq!(cluster.nodes[2].engine.replica().standing(&stolen), Standing::Member);
+}
+
+/// What a contested device writes waits outside the root, and counts once it is pinned.
+#[test]
+fn a_pin_brings_back_what_was_stranded() {
+    let mut cluster = Cluster::new(2, 12);
+    cluster.connect(0, 1);
+    cluster.write(1, Kind::Device, "a", Value::Int(1));
+    cluster.run_until_quiescent();
+    let one_time = cluster.fleet.one_time(1);
+    let thief = ed25519_dalek::SigningKey::from_bytes(&[45; 32]);
+    let statements = cluster.fleet.entry(&one_time, &thief, "node-1").iter().map(|signed| signed.parts()).collect();
+    cluster.request(0, |request| Input::Statements { request, statements });
+    cluster.run_until_quiescent();
+    assert!(cluster.nodes[0].engine.replica().documents().is_empty());
+    cluster.assert_converged();
+    cluster.write(1, Kind::Device, "a", Value::Int(2));
+    cluster.run_until_quiescent();
+    let device = cluster.device(1);
+    let admission = cluster.nodes[0].engine.replica().roster().admission_of(&device).unwrap().0.signed.id();
+    let pin = Pin { invitation: key_of(&one_time), admission };
+    let statements = vec![cluster.fleet.sign(Body::Pin(pin))];
+    cluster.request(0, |request| Input::Statements { request, statements });
+    cluster.run_until_quiescent();
+    cluster.write(1, Kind::Device, "a", Value::Int(3));
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    let document = crate::schema::DocumentName::of_device(Kind::Device, &device);
+    assert_eq!(cluster.view(0, &document)["a"].read.value, Value::Int(3));
+}
+
+#[test]
+fn a_lost_tail_is_found_by_comparing_roots() {
+    let mut cluster = Cluster::new(2, 13);
+    cluster.connect(0, 1);
+    cluster.run_until_quiescent();
+    cluster.write(0, Kind::Device, "a", Value::Int(1));
+    cluster.run_until_quiescent();
+    cluster.write(0, Kind::Device, "a", Value::Int(2));
+    cluster.lose_everything_on_its_way();
+    cluster.run_until_quiescent();
+    assert_ne!(cluster.root(0), cluster.root(1));
+    cluster.run_for(130_000);
+    cluster.assert_converged();
+}
