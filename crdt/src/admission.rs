@@ -293,8 +293,8 @@ impl Gate<'_> {
         record.chain = record.chain.next(&change.hash);
         record.max_op = change.max_op();
         record.raw_bytes += bytes.0.len() as u64;
-        record.values_bytes = record.values_bytes.saturating_add_signed(growth);
         if !record.log.document.kind().has_many_writers() {
+            record.values_bytes = record.values_bytes.saturating_add_signed(growth);
             check_epoch_limits(record).map_err(|reason| refuse(reason, seq))?;
         }
         stage_change(staged, &admitted.actor, record, causes.past, bytes, signature);

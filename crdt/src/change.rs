@@ -104,7 +104,7 @@ impl std::fmt::Debug for RawBytes {
 impl Run {
     /// Sequence number of the last change.
     pub fn last_seq(&self) -> u64 {
-        (self.first_seq - 1).saturating_add(self.changes.len() as u64)
+        self.first_seq.saturating_sub(1).saturating_add(self.changes.len() as u64)
     }
 }
 
@@ -182,10 +182,23 @@ mod tests {
     fn golden_actor_and_signature() {
         let fleet = FleetId([9; 32]);
         let actor = log().actor(&fleet);
-        assert_eq!(actor.to_string(), "e9bcdfb0a39d9d87a2bb9ef6a3d5ff9a");
+        assert_eq!(actor.to_string(), "a09cbda66d5e6a0874b8994359c9d5d9");
         let key = SigningKey::from_bytes(&[3; 32]);
         let signature = sign(&key, &fleet, &actor, 5, &ChainHash([4; 32]));
-        assert_eq!(crate::id::hex(&signature.0), "golden");
+        let expected = "ab75eccaee85e35bfbbc09fee9a6f8327c0f888b6e49623fb298c3f3a9aa24fb\
+            d4cdd6ec7ed9a42040bcddedd809fd38d881f2e4d9bdcb0299a79cacbf25a10c";
+        assert_eq!(crate::id::hex(&signature.0), expected);
+    }
+
+    /// What a peer says is no sequence number does not end the process.
+    #[test]
+    fn the_last_number_of_any_run() {
+        let run = |first_seq, count| {
+            let signature = SignatureBytes([0; 64]);
+            Run { log: log(), first_seq, changes: vec![RawBytes(vec![]); count], signature }.last_seq()
+        };
+        assert_eq!((run(1, 1), run(4, 3), run(4, 0)), (1, 6, 3));
+        assert_eq!((run(0, 0), run(0, 2), run(u64::MAX, 2)), (0, 2, u64::MAX));
     }
 
     #[test]
@@ -195,5 +208,16 @@ mod tests {
         let mut longer = change.encode();
         longer.push(0);
         assert_eq!(PreparedChange::decode(&longer), None);
+    }
+
+    /// Golden: what `--keys` keeps and the API takes.
+    #[test]
+    fn golden_prepared_change() {
+        let change = PreparedChange { log: log(), seq: 3, chain_before: ChainHash([4; 32]), raw: RawBytes(vec![1, 2]) };
+        let expected = "01476465766963652f393531353034393037316564393133313439613830643362623738393166636434633663\
+            316533643134616438373839333961383066396239613931653038630101010101010101010101010101010101\
+            010101010101010101010101010101019515049071ed913149a80d3bb7891fcd4c6c1e3d14ad878939a80f9b9a\
+            91e08c07030404040404040404040404040404040404040404040404040404040404040404020102";
+        assert_eq!(crate::id::hex(&change.encode()), expected);
     }
 }

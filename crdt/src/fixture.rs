@@ -278,11 +278,11 @@ pub(crate) fn automerge_values(doc: &impl ReadDoc) -> Values {
         for (value, id) in doc.get_all(ROOT, path.as_str()).expect("a key of the map") {
             let ObjId::Id(counter, actor, _) = id else { panic!("the value of a key has an id") };
             let actor = Actor(actor.to_bytes().try_into().expect("actors have 16 bytes"));
-            all.push((OpId { counter, actor }, value_of(value.to_scalar().expect("only scalars"))));
+            all.push((OpId { counter, actor }, value_of(scalar_in(&value))));
         }
         let winner = doc.get(ROOT, path.as_str()).expect("a key of the map").expect("it has a value");
         all.sort_by_key(|(id, _)| *id);
-        let read = value_of(winner.0.to_scalar().expect("only scalars"));
+        let read = value_of(scalar_in(&winner.0));
         assert_eq!(all.last().map(|(_, value)| value), Some(&read), "the greatest operation is read");
         values.insert(path, all);
     }
@@ -302,6 +302,13 @@ pub(crate) fn index_values(holder: &Holder, document: &DocumentName) -> Values {
     values
 }
 
+pub(crate) fn scalar_in<'a>(value: &'a automerge::Value<'_>) -> &'a ScalarValue {
+    match value {
+        automerge::Value::Scalar(scalar) => scalar,
+        other => panic!("{other:?} is no scalar"),
+    }
+}
+
 fn value_of(scalar: &ScalarValue) -> Value {
     match scalar {
         ScalarValue::Null => Value::Null,
@@ -313,5 +320,27 @@ fn value_of(scalar: &ScalarValue) -> Value {
         ScalarValue::Bytes(bytes) => Value::Bytes(bytes.clone()),
         ScalarValue::Timestamp(millis) => Value::Timestamp(*millis),
         other => panic!("{other:?} is no value of this fleet"),
+    }
+}
+
+/// A chunk of the Automerge format with its checksum: magic, checksum, type, length, body.
+pub(crate) fn chunk(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0x85, 0x6f, 0x4a, 0x83, 0, 0, 0, 0, kind];
+    let mut length = body.len();
+    while length >= 0x80 {
+        bytes.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    bytes.push(length as u8);
+    bytes.extend(body);
+    mend(&mut bytes);
+    bytes
+}
+
+/// Sets the checksum of a chunk right.
+pub(crate) fn mend(bytes: &mut [u8]) {
+    use sha2::Digest;
+    if let Some((head, hashed)) = bytes.split_at_mut_checked(8) {
+        head[4..].copy_from_slice(&sha2::Sha256::digest(hashed)[..4]);
     }
 }

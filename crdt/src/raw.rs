@@ -22,6 +22,9 @@ pub use guard::{GuardError, guard, hash_of};
 pub const OPERATIONS_MAX: u64 = 4096;
 /// Operation counters stay below this.
 pub const COUNTER_LIMIT: u64 = 1 << 31;
+/// Latest time of a change: the end of the year 9999. Automerge stores times as differences, which overflow where
+/// one author says the greatest and another the least number.
+pub const TIME_MAX_S: i64 = 253_402_300_799;
 /// Most dependencies of one change.
 pub const DEPS_MAX: usize = 64;
 /// Longest commit message, bytes; only seals of epochs have one.
@@ -118,6 +121,9 @@ pub enum RawError {
     /// A counter at or above [`COUNTER_LIMIT`].
     #[error("an operation counter is 2^31 or more")]
     Counter,
+    /// A time before 1970 or after [`TIME_MAX_S`].
+    #[error("a change was made between the years 1970 and 9999, this one {0} seconds after 1970")]
+    Time(i64),
     /// Something else than a put or a delete of a scalar on the root map.
     #[error("operation {0} is not a put or a delete on the root map")]
     Operation(usize),
@@ -166,6 +172,9 @@ fn parse(change: &Change, expanded: &ExpandedChange) -> Result<RawChange, RawErr
     }
     if change.max_op() >= COUNTER_LIMIT {
         return Err(RawError::Counter);
+    }
+    if !(0..=TIME_MAX_S).contains(&change.timestamp()) {
+        return Err(RawError::Time(change.timestamp()));
     }
     if let Some(message) = change.message().filter(|message| message.len() > MESSAGE_BYTES_MAX) {
         return Err(RawError::Message(message.len()));

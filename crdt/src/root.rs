@@ -167,6 +167,6 @@ mod tests {
         let mut tree = Tree::default();
         tree.set_log(Actor([1; 16]), 2, &ChangeHash([3; 32]));
         tree.set_signature(StatementId([4; 32]), Key([5; 32]), &[6; 64]);
-        assert_eq!(tree.root().to_string(), "golden");
+        assert_eq!(tree.root().to_string(), "b88dbef7fae3c4efafc469e4caa6d6b0ec4701611397d9462480de05652573d9");
     }
 }

@@ -226,7 +226,27 @@ impl Roster {
         if !in_force || was_in_force {
             return Vec::new();
         }
-        self.apply(id, version, body)
+        let is_root = matches!(body, Body::Root(_));
+        let devices = self.apply(id, version, body);
+        if is_root {
+            self.reconsider();
+        }
+        devices
+    }
+
+    /// A root came into force: with it do those roots and operators that came first and only lacked it. So the order
+    /// of arrival does not matter.
+    fn reconsider(&mut self) {
+        let needs_root = |body: &Body| matches!(body, Body::Root(_) | Body::Operator(_));
+        while let Some(id) = self.entries.iter().find_map(|(id, entry)| {
+            let is_ready = !entry.in_force && needs_root(&entry.body) && self.is_in_force(&entry.signed, &entry.body);
+            is_ready.then_some(*id)
+        }) {
+            let Some(entry) = self.entries.get_mut(&id) else { return };
+            entry.in_force = true;
+            let (version, body) = (entry.signed.statement().version, entry.body.clone());
+            self.apply(id, version, body);
+        }
     }
 
     fn apply(&mut self, id: StatementId, version: u64, body: Body) -> Vec<DeviceId> {
@@ -345,7 +365,8 @@ impl Roster {
         let Some(admission) = self.admission(id) else { return false };
         match self.read("pin", &admission.invitation.to_string()).map(|entry| &entry.body) {
             Some(Body::Pin(pin)) => pin.admission == *id,
-            _ => self.admissions.get(&admission.invitation).is_some_and(|all| all.len() == 1),
+            // A device that signed its admission once more, for an answer that was lost, does not contest itself.
+            _ => self.admitted_by(&admission.invitation).iter().all(|device| *device == admission.device.device()),
         }
     }
 

@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn names_of_documents() {
-        let id = DeviceId([7; 32]);
+        let id = DeviceId([0xa7; 32]);
         let device = DocumentName::of_device(Kind::Device, &id);
         assert_eq!(device.as_str().parse(), Ok(device.clone()));
         assert_eq!(device.device(), Some(id));

@@ -191,6 +191,9 @@ impl LogStore for Staged<'_> {
     }
 
     fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        if from >= to {
+            return Ok(());
+        }
         let mut staged = self
             .batch
             .writes

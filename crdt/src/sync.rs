@@ -105,6 +105,8 @@ pub enum Input {
     Persisted(Token),
     /// Time passed; see [`Engine::poll_timeout`].
     Timer,
+    /// Payload frames were dropped: every peer is told what is here and asked what it has.
+    Resync,
     /// Which devices hold a link to an origin, as its `link` document says: they get its changes from itself.
     Neighbours {
         /// The origin.
@@ -219,8 +221,8 @@ pub enum Reply {
     Unchanged,
     /// To be signed.
     Prepared(Box<PreparedChange>),
-    /// Another change took the sequence number; prepare again.
-    Conflict(Box<PreparedChange>),
+    /// Another change took the sequence number, this one, with its author's signature; prepare again.
+    Conflict(Box<PreparedChange>, SignatureBytes),
     /// The statements are synced to disk and on their way.
     Stored(Vec<StatementId>),
     /// Nothing was changed.
@@ -324,6 +326,7 @@ impl Engine {
             Input::Frame { link, bytes, .. } => self.receive(now, staged, link, &bytes)?,
             Input::Persisted(token) => self.persisted(now, staged, token)?,
             Input::Timer => self.timer(now, staged)?,
+            Input::Resync => self.resync(),
             Input::Neighbours { origin, peers } => {
                 self.neighbours.insert(origin, peers);
             }
@@ -393,6 +396,12 @@ impl Engine {
             }
         }
         if changed { self.pump(now, staged, None) } else { Ok(()) }
+    }
+
+    fn resync(&mut self) {
+        let ready = self.links().filter(|link| link.is_ready).map(|link| After::SendClock(link.link, true));
+        let clocks: Vec<After> = ready.collect();
+        self.after.extend(clocks);
     }
 
     fn reply(&mut self, request: RequestId, reply: Reply) {

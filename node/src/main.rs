@@ -1,2 +1,5 @@
-//! stub
-fn main() {}
+//! The `fleetsync` binary; everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    node::main()
+}

@@ -1,8 +1,9 @@
 //! `/fleetsync/join/1`: one request, one answer, for peers that are not admitted yet.
 //!
 //! ```text
-//! asker      request frame, end of stream        a frame as on a session's streams, at most 8 KiB
+//! asker      request frame                       a frame as on a session's streams, at most 8 KiB
 //! answerer   answer frame, end of stream         an empty answer is a refusal
+//! asker      end of stream                       says that the answer has come
 //! ```
 
 use std::collections::BTreeMap;
@@ -116,7 +117,7 @@ where
     let mut bytes = Vec::with_capacity(request.len() + 3);
     push_frame(request, &mut bytes);
     stream.write_all(&bytes).await.map_err(closed)?;
-    stream.close().await.map_err(closed)?;
+    stream.flush().await.map_err(closed)?;
     match read_frame(stream, MAX_JOIN_BYTES).await {
         Ok(Some(answer)) if answer.is_empty() => Err(JoinError::Refused),
         Ok(Some(answer)) => Ok(answer),
@@ -170,11 +171,11 @@ async fn reply<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, answer: &[u8]) 
         stream.write_all(&bytes).await?;
         stream.close().await?;
         let mut discarded = [0; 1024];
-        // At most what a legal request holds is read; an asker that sends on is cut off.
-        for _ in 0..=MAX_JOIN_BYTES / discarded.len() {
-            if stream.read(&mut discarded).await? == 0 {
-                break;
-            }
+        // At most about what a legal request holds is read; an asker that sends on is cut off.
+        let mut left = MAX_JOIN_BYTES + discarded.len();
+        while left > 0 {
+            let read = stream.read(&mut discarded).await?;
+            left = if read == 0 { 0 } else { left.saturating_sub(read) };
         }
         std::io::Result::Ok(())
     };
@@ -256,6 +257,7 @@ mod tests {
         ours.write_all(&bytes).await.expect("pipe");
         let mut answer = Vec::new();
         ours.read_to_end(&mut answer).await.expect("pipe");
+        drop(ours);
         assert_eq!(answer, [0], "an empty answer");
         assert!(owner.try_recv().is_err());
         assert!(pending.lock().is_empty());

@@ -1,6 +1,7 @@
 //! The task that owns the swarm. It waits for no one: whatever could be slow is a task of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -17,6 +18,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 mod build;
 mod dial;
 mod link;
+mod tcp;
+#[cfg(test)]
+mod tests;
 
 use crate::config::{Config, StartError};
 use crate::event::{DownReason, Event};
@@ -49,7 +53,7 @@ const MAX_REFUSALS: usize = 16;
 /// How often deadlines are looked at.
 const SWEEP: Duration = Duration::from_secs(1);
 /// Longest shutdown.
-const SHUTDOWN: Duration = Duration::from_millis(900);
+const SHUTDOWN: Duration = Duration::from_millis(800);
 
 /// What the session tasks tell the swarm's task.
 #[derive(Debug)]
@@ -84,10 +88,10 @@ pub fn spawn(config: Config, admit: Admit) -> Result<(Handle, mpsc::Receiver<Eve
     let (internal, told) = mpsc::channel(MAX_INTERNAL);
     let (sessions, joins) = (Arc::new(Sessions::default()), Arc::new(join::Pending::default()));
     let handle = Handle { me, port, commands, sessions: sessions.clone(), joins: joins.clone() };
-    let mut tasks = JoinSet::new();
-    let notices = Notices::start(events.clone(), &mut tasks);
+    let notices = Notices::start(events.clone(), &runtime);
     let task = Task {
         swarm,
+        bound: (config.listen.ips, port),
         me,
         boot,
         admit,
@@ -96,7 +100,7 @@ pub fn spawn(config: Config, admit: Admit) -> Result<(Handle, mpsc::Receiver<Eve
         events,
         notices,
         internal,
-        tasks,
+        tasks: JoinSet::new(),
         // Half of the numbers are left to count through.
         links: Links::new(u64::from_le_bytes(epoch) >> 1),
         dialer: Dialer::default(),
@@ -118,11 +122,12 @@ struct Notices {
 }
 
 impl Notices {
-    fn start(events: mpsc::Sender<Event>, tasks: &mut JoinSet<()>) -> Self {
+    fn start(events: mpsc::Sender<Event>, runtime: &tokio::runtime::Handle) -> Self {
         let (queue, mut waiting) = mpsc::channel(MAX_NOTICES);
         let dropped = Arc::new(AtomicBool::new(false));
         let seen = dropped.clone();
-        tasks.spawn(async move {
+        // Ends when the swarm's task has dropped the queue and the owner has taken what is in it, or is gone.
+        runtime.spawn(async move {
             while let Some(event) = waiting.recv().await {
                 if event != Event::Resync && events.send(event).await.is_err() {
                     return;
@@ -151,6 +156,8 @@ struct Stopping {
 
 struct Task {
     swarm: Swarm<Node>,
+    /// What it listens on.
+    bound: (Vec<IpAddr>, u16),
     me: PeerKey,
     boot: Boot,
     admit: Admit,
@@ -179,7 +186,7 @@ impl Task {
         let mut orderable = true;
         loop {
             let deadline = self.stopping.as_ref().map(|stopping| stopping.deadline);
-            if deadline.is_some() && self.links.is_empty() {
+            if deadline.is_some() && self.links.is_empty() && self.tasks.is_empty() {
                 break;
             }
             tokio::select! {
@@ -205,7 +212,9 @@ impl Task {
         self.tasks.shutdown().await;
         let replies = self.stopping.take().map(|stopping| stopping.replies).unwrap_or_default();
         // The sockets close with the swarm, before the owner hears that all is done.
+        let (ips, port) = std::mem::take(&mut self.bound);
         drop(self);
+        build::freed(&ips, port).await;
         for reply in replies {
             let _ = reply.send(());
         }

@@ -197,5 +197,11 @@ impl Frame {
     }
 }
 
+/// Whether a frame carries something to be stored: a statement or changes. Such frames may be dropped by a node that
+/// cannot store; [`Input::Resync`](super::Input::Resync) brings them again.
+pub fn is_payload(frame: &[u8]) -> bool {
+    matches!(frame.first(), Some(5 | 8))
+}
+
 #[cfg(test)]
 mod tests;

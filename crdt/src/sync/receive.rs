@@ -307,9 +307,7 @@ impl Engine {
                     self.reassess(device);
                     // What was not taken while the device was contested comes again.
                     if self.replica.is_pin(&id) {
-                        let ready = self.links().filter(|link| link.is_ready).map(|link| link.link);
-                        let clocks: Vec<After> = ready.map(|link| After::SendClock(link, true)).collect();
-                        self.after.extend(clocks);
+                        self.resync();
                     }
                 }
                 standing => {

@@ -259,8 +259,15 @@ impl Engine {
         let stored: Option<ChangeRecord> = read_record(staged, Table::Change, &change_key(actor, change.seq))?;
         Ok(match stored {
             Some(stored) if stored.raw == change.raw => Reply::Written { actor: *actor, seq: change.seq },
-            Some(stored) => Reply::Conflict(Box::new(PreparedChange { raw: stored.raw, ..change })),
-            None => Reply::Refused("the log is damaged there".to_owned()),
+            Some(ChangeRecord { raw, signature: Some(signature), .. }) => {
+                let before: Option<ChangeRecord> = match change.seq {
+                    1 => None,
+                    seq => read_record(staged, Table::Change, &change_key(actor, seq - 1))?,
+                };
+                let chain_before = before.map_or(ChainHash::START, |before| before.chain);
+                Reply::Conflict(Box::new(PreparedChange { raw, chain_before, ..change }), signature)
+            }
+            _ => Reply::Refused("the log is damaged there".to_owned()),
         })
     }
 

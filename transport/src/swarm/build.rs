@@ -11,8 +11,9 @@ use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{Config as SwarmConfig, NetworkBehaviour, Swarm};
-use libp2p::{SwarmBuilder, connection_limits, dns, identify, mdns, noise, quic, tcp, yamux};
+use libp2p::{SwarmBuilder, connection_limits, dns, identify, mdns, quic};
 
+use super::tcp;
 use crate::config::{Config, Listen, StartError};
 use crate::session;
 
@@ -35,6 +36,8 @@ const MAX_PENDING_IN: u32 = 64;
 const MAX_PENDING_OUT: u32 = 32;
 /// Most connections with one peer: the held one, its duplicate at a simultaneous dial, and a stale one.
 const MAX_PER_PEER: u32 = 3;
+/// Longest wait for the port to be free after a shutdown.
+const PORT_FREED: Duration = Duration::from_millis(100);
 /// Tries to find a port that is free for UDP and for TCP.
 const PORT_TRIES: usize = 32;
 
@@ -73,12 +76,12 @@ pub(crate) fn start(config: &Config, keypair: &Keypair) -> Result<(Swarm<Node>, 
 
 fn build(config: &Config, keypair: &Keypair) -> Result<Swarm<Node>, StartError> {
     let transports = || {
-        let tcp = tcp::Config::default().nodelay(true);
         let builder = SwarmBuilder::with_existing_identity(keypair.clone()).with_tokio();
-        let builder = builder
-            .with_tcp(tcp, noise::Config::new, yamux)
+        let builder = builder.with_quic_config(|quic| quic_config(quic, config));
+        let tcp = tcp::transport(keypair, MAX_STREAMS as usize)
             .map_err(|error| StartError::Stack(io::Error::other(error)))?;
-        Ok(builder.with_quic_config(|quic| quic_config(quic, config)))
+        let Ok(builder) = builder.with_other_transport(|_| tcp);
+        Ok(builder)
     };
     let node = |key: &Keypair| node(key, config);
     match transports()?.with_dns() {
@@ -93,12 +96,6 @@ fn build(config: &Config, keypair: &Keypair) -> Result<Swarm<Node>, StartError> 
             Ok(builder.with_swarm_config(swarm_config).with_connection_timeout(CONNECTION_TIMEOUT).build())
         }
     }
-}
-
-fn yamux() -> yamux::Config {
-    let mut config = yamux::Config::default();
-    config.set_max_num_streams(MAX_STREAMS as usize);
-    config
 }
 
 fn quic_config(mut quic: quic::Config, config: &Config) -> quic::Config {
@@ -172,9 +169,9 @@ fn listen(swarm: &mut Swarm<Node>, ips: &[IpAddr], port: u16) -> Result<(), Star
     let mut listeners = Vec::new();
     // UDP first: its sockets are exclusive, so two processes that pick the same port can't both go on to TCP, whose
     // sockets libp2p shares (SO_REUSEPORT).
-    let udp = |ip: &IpAddr| Multiaddr::from(*ip).with(Protocol::Udp(port)).with(Protocol::QuicV1);
-    let tcp = |ip: &IpAddr| Multiaddr::from(*ip).with(Protocol::Tcp(port));
-    for addr in ips.iter().map(udp).chain(ips.iter().map(tcp)) {
+    let datagram = |ip: &IpAddr| Multiaddr::from(*ip).with(Protocol::Udp(port)).with(Protocol::QuicV1);
+    let stream = |ip: &IpAddr| Multiaddr::from(*ip).with(Protocol::Tcp(port));
+    for addr in ips.iter().map(datagram).chain(ips.iter().map(stream)) {
         match swarm.listen_on(addr.clone()) {
             Ok(listener) => listeners.push(listener),
             Err(error) => {
@@ -190,6 +187,17 @@ fn listen(swarm: &mut Swarm<Node>, ips: &[IpAddr], port: u16) -> Result<(), Star
         }
     }
     Ok(())
+}
+
+/// Waits until the port is free again after the swarm is gone: quinn's own task closes the UDP socket a moment later, and
+/// whoever has shut down may start again on the same port.
+pub(super) async fn freed(ips: &[IpAddr], port: u16) {
+    let free = async {
+        while port != 0 && ips.iter().any(|ip| matches!(probe(*ip, port), Err(StartError::PortTaken { .. }))) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let _ = tokio::time::timeout(PORT_FREED, free).await;
 }
 
 /// Whether both sockets can be bound. libp2p's own TCP sockets would silently share a port with another process.

@@ -129,7 +129,7 @@ impl Task {
                 let _ = join.reply.send(Err(JoinError::Unreachable(errors.clone())));
             }
         }
-        if session && !matches!(self.links.readiness(peer), Ready::Session) {
+        if session && !self.links.session_coming(peer) {
             self.tell_failed(peer, errors);
         }
     }

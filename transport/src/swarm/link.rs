@@ -21,6 +21,8 @@ use crate::session::io::{Run, Session};
 
 /// How long a connection may be without a session: that of a peer that is not admitted, and any other.
 const WITHOUT_SESSION: Duration = Duration::from_secs(30);
+/// How long a connection that a peer made to join stays after that: the peer closes it, or joins again.
+const AFTER_JOIN: Duration = Duration::from_secs(2);
 /// Most inbound connections of peers that are not admitted. Further ones are closed at once.
 const MAX_STRANGERS: usize = 32;
 /// How long a peer's connection waits for our own dial to come up.
@@ -47,7 +49,8 @@ struct Link {
     outbound: bool,
     addr: String,
     order: u64,
-    opened: Instant,
+    /// When it has to be a session, or go.
+    expires: Instant,
     phase: Phase,
     /// Streams that wait for the other one.
     control: Option<Stream>,
@@ -71,7 +74,7 @@ struct Current {
 
 /// Whether a dial has anything to do.
 pub(super) enum Ready {
-    /// A session is there or on its way.
+    /// A session is there, or on its way on a connection of ours.
     Session,
     /// A connection of ours waits for a session to be wanted.
     Idle(ConnectionId),
@@ -130,18 +133,28 @@ impl Links {
     }
 
     pub(super) fn readiness(&self, peer: PeerKey) -> Ready {
-        if self.current.get(&peer).is_some_and(|current| !current.session.is_ending()) {
+        if self.has_session(peer) {
             return Ready::Session;
         }
         let mut ready = Ready::Nothing;
         for (connection, link) in self.of(peer) {
             match link.phase {
-                Phase::Opening => return Ready::Session,
+                // Its failure will be told.
+                Phase::Opening if link.outbound => return Ready::Session,
                 Phase::Idle if link.outbound => return Ready::Idle(connection),
                 _ => ready = Ready::Busy,
             }
         }
         ready
+    }
+
+    fn has_session(&self, peer: PeerKey) -> bool {
+        self.current.get(&peer).is_some_and(|current| !current.session.is_ending())
+    }
+
+    /// Whether a session is there, or a connection that may yet carry one.
+    pub(super) fn session_coming(&self, peer: PeerKey) -> bool {
+        self.has_session(peer) || self.of(peer).any(|(_, link)| matches!(link.phase, Phase::Opening))
     }
 
     fn strangers(&self, admit: impl Fn(&PeerKey) -> bool) -> usize {
@@ -172,7 +185,7 @@ impl Task {
             outbound,
             addr: plain(endpoint.get_remote_address()),
             order: self.links.orders,
-            opened: Instant::now(),
+            expires: Instant::now() + WITHOUT_SESSION,
             phase: Phase::Idle,
             control: None,
             data: None,
@@ -196,7 +209,7 @@ impl Task {
     pub(super) fn open_session(&mut self, connection: ConnectionId) {
         let Some(link) = self.links.links.get_mut(&connection) else { return };
         link.phase = Phase::Opening;
-        link.opened = Instant::now();
+        link.expires = Instant::now() + WITHOUT_SESSION;
         for protocol in [Protocol::Control, Protocol::Data] {
             self.swarm.behaviour_mut().session.open(link.peer_id, connection, Open { protocol, token: 0 });
         }
@@ -364,7 +377,7 @@ impl Task {
 
     fn handshake_failed(&mut self, peer: PeerKey, outbound: bool, error: &HandshakeError) {
         tracing::debug!(%peer, outbound, %error, "a connection came to no session");
-        let other = matches!(self.links.readiness(peer), Ready::Session);
+        let other = self.links.session_coming(peer);
         if outbound && !other && !matches!(error, HandshakeError::Duplicate) {
             self.tell_failed(peer, vec![error.to_string()]);
         }
@@ -467,18 +480,24 @@ impl Task {
         }
     }
 
-    /// A join is over; a connection that was there for it is closed.
+    /// A join is over; a connection that was there for it is closed, by the asker: it knows whether it asks again.
     pub(super) fn join_over(&mut self, connection: ConnectionId) {
         let Some(link) = self.links.links.get_mut(&connection) else { return };
         link.joins = link.joins.saturating_sub(1);
-        if link.joins == 0 && matches!(link.phase, Phase::Idle) {
+        if link.joins > 0 || !matches!(link.phase, Phase::Idle) {
+            return;
+        }
+        if link.outbound {
             self.hang_up(connection);
+        } else {
+            link.expires = link.expires.min(Instant::now() + AFTER_JOIN);
         }
     }
 
     pub(super) fn sweep_links(&mut self) {
+        let now = Instant::now();
         let expired = |link: &Link| {
-            matches!(link.phase, Phase::Idle | Phase::Opening | Phase::Stale) && link.opened.elapsed() > WITHOUT_SESSION
+            matches!(link.phase, Phase::Idle | Phase::Opening | Phase::Stale) && link.joins == 0 && now > link.expires
         };
         let links = self.links.links.iter().filter(|(_, link)| expired(link));
         for connection in links.map(|(connection, _)| *connection).collect::<Vec<_>>() {

@@ -119,7 +119,7 @@ async fn join_errors_are_typed() {
     assert_eq!(bytes.len(), MAX_JOIN_BYTES);
     assert_eq!(host.mesh.answer_join(id, vec![0; MAX_JOIN_BYTES + 1]), Err(AnswerError::TooLong));
     host.mesh.answer_join(id, vec![8; MAX_JOIN_BYTES]).unwrap();
-    assert_eq!(asked.await.unwrap(), Ok(vec![8; MAX_JOIN_BYTES]));
+    assert!(asked.await.unwrap() == Ok(vec![8; MAX_JOIN_BYTES]));
 
     let handle = stranger.mesh.clone();
     stranger.mesh.shutdown().await;

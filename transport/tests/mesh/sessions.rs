@@ -40,12 +40,15 @@ async fn exchange(address: fn(u16) -> String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_addresses_given_quic_wins_and_names_resolve() {
-    let (mut a, b) = (Peer::start(1).await, Peer::start(2).await);
+async fn names_resolve() {
+    let b = Peer::start(2).await;
     let port = b.mesh.port();
-    a.mesh.dial(b.key(), vec![tcp(port), format!("/dns4/localhost/udp/{port}/quic-v1")]).expect("an order");
-    let up = a.up().await;
-    assert!(up.addr.contains("quic-v1"), "{}", up.addr);
+    for (n, address) in [(3, format!("/dns4/localhost/udp/{port}/quic-v1")), (4, format!("/dns4/localhost/tcp/{port}"))]
+    {
+        let mut a = Peer::start(n).await;
+        a.mesh.dial(b.key(), vec![address]).expect("an order");
+        a.up().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -177,4 +180,22 @@ async fn listens_on_one_port_for_both_transports_and_frees_it() {
     a.mesh.shutdown().await;
     assert!(std::net::TcpListener::bind(("127.0.0.1", port)).is_ok());
     assert!(std::net::UdpSocket::bind(("127.0.0.1", port)).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listens_everywhere_and_finds_peers_or_not_but_starts() {
+    let everywhere = |n| Config { mdns: true, ..Config::new(secret(n), Listen::everywhere(0)) };
+    let (a, mut b) = (Peer::with(everywhere(1), |_| true), Peer::with(everywhere(2), |_| true));
+    assert_ne!(a.mesh.port(), 0);
+    b.mesh.dial(a.key(), vec![quic(a.mesh.port())]).expect("an order");
+    b.up().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_tells_how_it_sees_us() {
+    let (mut a, b) = (Peer::start(1).await, Peer::start(2).await);
+    a.mesh.dial(b.key(), vec![quic(b.mesh.port())]).expect("an order");
+    let (key, expected) = (b.key(), quic(a.mesh.port()));
+    a.find(|event| matches!(event, Event::Observed { peer, addr } if *peer == key && *addr == expected).then_some(()))
+        .await;
 }

@@ -4,7 +4,7 @@ use automerge::transaction::Transactable;
 use automerge::{AutoCommit, ROOT, ReadDoc, ScalarValue};
 
 use crate::change::Run;
-use crate::fixture::{Fleet, Rng, Writer, secret};
+use crate::fixture::{Fleet, Rng, Writer, scalar_in, secret};
 use crate::schema::DocumentName;
 use crate::statement::Role;
 
@@ -41,7 +41,7 @@ fn edit(rng: &mut Rng, writer: &mut Writer) {
     match (winner, rng.below(10)) {
         // The winner's own value again: on a conflicted key Automerge writes that as a delete of the losers.
         (Some(winner), 0..3) => {
-            writer.put(path, winner.to_scalar().expect("only scalars").clone());
+            writer.put(path, scalar_in(&winner).clone());
         }
         (Some(_), 3..5) => writer.doc.delete(ROOT, path).expect("the key has a value"),
         _ => {
@@ -71,7 +71,7 @@ pub(super) fn of_operators(seed: u64, count: u8, commits: usize) -> History {
         for _ in 0..1 + rng.below(4) {
             edit(&mut rng, &mut writers[at]);
         }
-        runs.extend(writers[at].commit(rng.below(2_000_000_000) as i64 - 1_000));
+        runs.extend(writers[at].commit(rng.below(2_000_000_000) as i64));
     }
     finish(fleet, writers, runs)
 }

@@ -55,7 +55,7 @@ fn several_writers_in_any_order() {
         rng.shuffle(&mut runs);
         let shuffled = admit_with_retries(&history, runs);
         assert_sees(&mut history, &shuffled, seed);
-        for table in [Table::Meta, Table::Change, Table::Hash] {
+        for table in [Table::Meta, Table::Change, Table::Hash, Table::Index] {
             assert_eq!(rows(&straight.store, table), rows(&shuffled.store, table), "seed {seed}: {table:?}");
         }
         conflicts += automerge_values(&history.merged).values().filter(|all| all.len() > 1).count();

@@ -1,0 +1,554 @@
+//! The agent: the one task that owns the engine. Everything else talks to it through [`Agent`].
+//!
+//! It applies the engine's batches before the next input, hands tokens that must be synced to a thread of its own,
+//! and moves frames between the engine and the mesh. It never waits for a peer, a disk or a person.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use crdt::id::{DeviceId, FleetId, Key, Time};
+use crdt::join::{JoinAnswer, JoinRefusal, JoinRequest};
+use crdt::roster::Standing;
+use crdt::store::{AuditRecord, Durability};
+use crdt::sync::{Changed, Config, Effect, Engine, Input, Reply, RequestId, Token};
+use ed25519_dalek::SigningKey;
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::Instant;
+use transport::PeerKey;
+
+use crate::clock::Clock;
+use crate::folder::Folder;
+use crate::store::{Store, WriteError};
+
+mod events;
+mod neighbours;
+mod outbox;
+mod presence;
+mod sessions;
+mod syncer;
+
+pub(crate) use events::NodeEvent;
+pub(crate) use neighbours::{Neighbours, announced};
+pub(crate) use presence::Presence;
+use sessions::Sessions;
+use syncer::Syncer;
+
+/// Requests that wait for the agent.
+const COMMANDS_MAX: usize = 1024;
+/// Events that a slow watcher may lag behind.
+const EVENTS_MAX: usize = 1024;
+/// Below this many free bytes nothing is taken any more (PROTOCOL 10).
+const RESERVE_BYTES: u64 = 64 << 20;
+/// How often the free space is looked at, milliseconds.
+const SPACE_CHECK_MS: u64 = 500;
+/// Foreign changes are synced to disk at the latest after this many milliseconds.
+const GROUP_SYNC_MS: u64 = 100;
+
+type Make = Box<dyn FnOnce(RequestId) -> Input + Send>;
+type Look = Box<dyn FnOnce(&Node) + Send>;
+
+enum Command {
+    Request(Make, oneshot::Sender<Reply>),
+    Look(Look),
+    SetOffline(bool, oneshot::Sender<Result<(), String>>),
+}
+
+/// The node stopped.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the node is stopping")]
+pub(crate) struct Stopped;
+
+/// A handle of the agent.
+#[derive(Clone)]
+pub(crate) struct Agent {
+    commands: mpsc::Sender<Command>,
+    events: broadcast::Sender<NodeEvent>,
+    store: Store,
+}
+
+impl Agent {
+    /// Makes a request of the engine and waits for its answer.
+    pub(crate) async fn request(
+        &self,
+        make: impl FnOnce(RequestId) -> Input + Send + 'static,
+    ) -> Result<Reply, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Request(Box::new(make), reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Looks at the node between two inputs.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Node) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let look: Look = Box::new(move |node| {
+            // An error means that the asker is gone.
+            let _ = reply.send(look(node));
+        });
+        self.commands.send(Command::Look(look)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Cuts the node off, or lets it back in; kept over restarts.
+    pub(crate) async fn set_offline(&self, offline: bool) -> Result<Result<(), String>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::SetOffline(offline, reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// What happens from now on.
+    pub(crate) fn watch(&self) -> broadcast::Receiver<NodeEvent> {
+        self.events.subscribe()
+    }
+
+    /// The store, for reads.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+}
+
+/// What a node is started with.
+pub(crate) struct Setup {
+    pub(crate) folder: Folder,
+    pub(crate) store: Store,
+    pub(crate) fleet: FleetId,
+    pub(crate) incarnation: u64,
+    pub(crate) key: SigningKey,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) mesh: MeshSetup,
+}
+
+/// How the mesh is started.
+pub(crate) struct MeshSetup {
+    pub(crate) listen: transport::Listen,
+    pub(crate) mdns: bool,
+}
+
+/// What the transport asks for each connection.
+#[derive(Default)]
+struct Gatekeeper {
+    offline: AtomicBool,
+    removed: RwLock<BTreeSet<Key>>,
+}
+
+impl Gatekeeper {
+    fn admits(&self, peer: &PeerKey) -> bool {
+        let is_removed = self.removed.read().is_ok_and(|removed| removed.contains(&Key(peer.0)));
+        !self.offline.load(Ordering::Relaxed) && !is_removed
+    }
+}
+
+/// The state that the agent's task owns.
+pub(crate) struct Node {
+    pub(crate) engine: Engine,
+    pub(crate) store: Store,
+    pub(crate) key: Key,
+    pub(crate) fleet: FleetId,
+    pub(crate) started: Instant,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) sessions: Sessions,
+    pub(crate) neighbours: Neighbours,
+    pub(crate) listening: BTreeSet<String>,
+    /// Why nothing is taken now, where that is so.
+    pub(crate) full: Option<String>,
+    config: Config,
+    folder: Folder,
+    mesh: transport::Handle,
+    gatekeeper: Arc<Gatekeeper>,
+    waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
+    joins: BTreeMap<RequestId, u64>,
+    next_request: u64,
+    syncer: Syncer,
+    events: broadcast::Sender<NodeEvent>,
+    space_check_at: Instant,
+    group_sync_at: Option<Instant>,
+}
+
+/// Why a node does not start. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Mesh(#[from] transport::StartError),
+    #[error(transparent)]
+    Replica(#[from] crdt::sync::OpenError),
+}
+
+/// Starts the agent's task. It ends when `stop` fires, having closed the mesh and synced the store.
+pub(crate) fn start(
+    setup: Setup,
+    stop: oneshot::Receiver<()>,
+) -> Result<(Agent, tokio::task::JoinHandle<()>), StartError> {
+    let gatekeeper = Arc::new(Gatekeeper::default());
+    gatekeeper.offline.store(setup.folder.is_offline(), Ordering::Relaxed);
+    let mut mesh_config = transport::Config::new(setup.key.to_bytes(), setup.mesh.listen);
+    mesh_config.mdns = setup.mesh.mdns;
+    let config = Config {
+        fleet: setup.fleet,
+        key: setup.key.clone(),
+        incarnation: setup.incarnation,
+        seed: u64::from_be_bytes(crate::folder::random()),
+    };
+    let engine = Engine::open(config.clone(), &setup.store)?;
+    let asked = Arc::clone(&gatekeeper);
+    let (mesh, mesh_events) = transport::spawn(mesh_config, Arc::new(move |peer: &PeerKey| asked.admits(peer)))?;
+    let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
+    let (events, _) = broadcast::channel(EVENTS_MAX);
+    let (syncer, synced) = Syncer::start(setup.store.clone());
+    let agent = Agent { commands, events: events.clone(), store: setup.store.clone() };
+    let now = Instant::now();
+    let mut node = Node {
+        engine,
+        store: setup.store,
+        key: Key(setup.key.verifying_key().to_bytes()),
+        fleet: setup.fleet,
+        started: now,
+        clock: setup.clock,
+        sessions: Sessions::default(),
+        neighbours: Neighbours::new(u64::from_be_bytes(crate::folder::random())),
+        listening: BTreeSet::new(),
+        full: None,
+        config,
+        folder: setup.folder,
+        mesh,
+        gatekeeper,
+        waiting: BTreeMap::new(),
+        joins: BTreeMap::new(),
+        next_request: 1,
+        syncer,
+        events,
+        space_check_at: now,
+        group_sync_at: None,
+    };
+    node.note_seeds();
+    node.note_roster();
+    let task = tokio::spawn(run(node, command_queue, mesh_events, synced, stop));
+    Ok((agent, task))
+}
+
+async fn run(
+    mut node: Node,
+    mut commands: mpsc::Receiver<Command>,
+    mut mesh: mpsc::Receiver<transport::Event>,
+    mut synced: mpsc::UnboundedReceiver<Result<Token, WriteError>>,
+    mut stop: oneshot::Receiver<()>,
+) {
+    loop {
+        let wake = node.next_wake();
+        tokio::select! {
+            biased;
+            _ = &mut stop => break,
+            Some(result) = synced.recv() => node.synced(result),
+            Some(event) = mesh.recv() => node.mesh_event(event),
+            Some(command) = commands.recv() => node.command(command),
+            () = tokio::time::sleep_until(wake) => {}
+        }
+        node.timers();
+    }
+    let Node { mesh, store, .. } = node;
+    mesh.shutdown().await;
+    if let Err(error) = store.sync() {
+        tracing::error!(%error, "the store was not synced at the end");
+    }
+}
+
+impl Node {
+    pub(crate) fn now(&self) -> Time {
+        self.clock.monotonic()
+    }
+
+    pub(crate) fn device(&self) -> DeviceId {
+        self.engine.device()
+    }
+
+    pub(crate) fn is_offline(&self) -> bool {
+        self.gatekeeper.offline.load(Ordering::Relaxed)
+    }
+
+    /// Gives the engine an input and does what it asks for.
+    fn input(&mut self, input: Input) {
+        let wall = Input::WallClock(self.clock.wall_ms());
+        let now = self.now();
+        self.engine.handle(now, wall, &self.store);
+        self.engine.handle(now, input, &self.store);
+        self.effects();
+    }
+
+    fn effects(&mut self) {
+        while let Some(effect) = self.engine.poll_effect() {
+            match effect {
+                Effect::Persist { batch, token, durability } => {
+                    if let Err(error) = self.store.apply(&batch) {
+                        return self.lost_batch(&error);
+                    }
+                    self.persist(token, durability);
+                }
+                Effect::Send { link, channel, bytes } => self.send(link, channel, bytes),
+                Effect::Close { link, reason } => self.close_link(link, &reason),
+                Effect::Reply { request, reply } => self.answer(request, reply),
+                Effect::Changed(changed) => self.changed(changed),
+                Effect::Audit(record) => self.audited(&record),
+                Effect::Fault(error) => {
+                    tracing::error!(%error, "the store cannot be read");
+                    self.emit(NodeEvent::fault(&error));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Reports a batch as stored: at once, or after the sync that it or an earlier one waits for.
+    fn persist(&mut self, token: Token, durability: Durability) {
+        if durability == Durability::Synced || self.syncer.is_busy() {
+            self.syncer.sync(token);
+            return;
+        }
+        self.group_sync_at.get_or_insert(Instant::now() + Duration::from_millis(GROUP_SYNC_MS));
+        let now = self.now();
+        self.engine.handle(now, Input::Persisted(token), &self.store);
+    }
+
+    fn synced(&mut self, result: Result<Token, WriteError>) {
+        match result {
+            Ok(token) => {
+                self.syncer.done(token);
+                self.input(Input::Persisted(token));
+            }
+            Err(error) => self.lost_batch(&error),
+        }
+    }
+
+    /// A batch did not reach the store: what the engine believes is ahead of the disk, so it is opened again on what
+    /// the disk holds. Sessions start anew and compare clocks; callers learn that nothing was acknowledged.
+    fn lost_batch(&mut self, error: &WriteError) {
+        tracing::error!(%error, "a write failed; the node goes on with what is on disk");
+        self.full = Some(error.to_string());
+        for link in self.sessions.links() {
+            self.close_link(link, "this node's disk failed");
+        }
+        for (_, reply) in std::mem::take(&mut self.waiting) {
+            // An error means that the asker is gone.
+            let _ = reply.send(Reply::Refused(format!("the disk takes no writes: {error}")));
+        }
+        self.joins.clear();
+        match Engine::open(self.config.clone(), &self.store) {
+            Ok(engine) => self.engine = engine,
+            Err(error) => tracing::error!(%error, "the replica cannot be read again"),
+        }
+    }
+
+    fn answer(&mut self, request: RequestId, reply: Reply) {
+        if let Some(join) = self.joins.remove(&request) {
+            let answer = match reply {
+                Reply::Stored(_) => JoinAnswer::Welcome,
+                Reply::Refused(reason) => JoinAnswer::Refused(JoinRefusal::Invalid(reason)),
+                _ => return,
+            };
+            return self.answer_join(join, &answer);
+        }
+        if let Some(waiting) = self.waiting.remove(&request) {
+            // An error means that the asker is gone.
+            let _ = waiting.send(reply);
+        } else if let Reply::Refused(reason) = reply {
+            tracing::warn!(%reason, "an own write was refused");
+        }
+    }
+
+    fn request_id(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Look(look) => look(self),
+            Command::SetOffline(offline, reply) => {
+                let result = self.set_offline(offline);
+                // An error means that the asker is gone.
+                let _ = reply.send(result);
+            }
+            Command::Request(make, reply) => match &self.full {
+                Some(reason) => {
+                    let refused = Reply::Refused(format!("this node takes no writes now: {reason}"));
+                    let _ = reply.send(refused);
+                }
+                None => {
+                    let request = self.request_id();
+                    self.waiting.insert(request, reply);
+                    self.input(make(request));
+                }
+            },
+        }
+    }
+
+    fn set_offline(&mut self, offline: bool) -> Result<(), String> {
+        self.folder.set_offline(offline).map_err(|error| error.to_string())?;
+        self.gatekeeper.offline.store(offline, Ordering::Relaxed);
+        self.emit(NodeEvent::offline(offline));
+        if offline {
+            for link in self.sessions.links() {
+                self.close_link(link, "this node goes offline");
+            }
+        } else {
+            self.neighbours.try_all_now(self.now());
+        }
+        Ok(())
+    }
+
+    fn changed(&mut self, changed: Changed) {
+        match changed {
+            Changed::Log(actor, seq) => {
+                let Some(state) = self.engine.replica().logs().get(&actor) else { return };
+                let document = state.log.document.clone();
+                if document.kind() == crdt::schema::Kind::Link {
+                    self.read_link_document(&document);
+                }
+                self.emit(NodeEvent::change(&document, &actor, seq));
+            }
+            Changed::Statement(id) => {
+                self.note_roster();
+                let entry = self.engine.replica().roster().entries().get(&id);
+                let event = entry.map(|entry| NodeEvent::statement(&id, entry.signed.statement()));
+                event.into_iter().for_each(|event| self.emit(event));
+            }
+            _ => {}
+        }
+    }
+
+    fn audited(&mut self, record: &AuditRecord) {
+        tracing::warn!(reason = %record.reason, document = ?record.document, seq = record.seq, "refused");
+        self.emit(NodeEvent::audit(record));
+    }
+
+    pub(crate) fn emit(&self, event: NodeEvent) {
+        // An error means that nobody watches.
+        let _ = self.events.send(event);
+    }
+
+    /// What follows from the statements: who is kept out, whom to look for.
+    fn note_roster(&mut self) {
+        let roster = self.engine.replica().roster();
+        let mut removed = BTreeSet::new();
+        let mut members = Vec::new();
+        for device in roster.devices() {
+            match (roster.standing(&device), roster.key_of(&device)) {
+                (Standing::Removed, Some(key)) => {
+                    removed.insert(key);
+                }
+                (Standing::Member | Standing::Contested, Some(key)) if key != self.key => members.push(key),
+                _ => {}
+            }
+        }
+        self.neighbours.set_members(members, &removed);
+        if let Ok(mut known) = self.gatekeeper.removed.write() {
+            *known = removed;
+        }
+    }
+
+    fn note_seeds(&mut self) {
+        for seed in self.folder.seeds() {
+            if let Ok(peer) = seed.peer.parse() {
+                self.neighbours.add_addresses(peer, vec![seed.address]);
+            }
+        }
+        let documents: Vec<_> = self.engine.replica().documents().keys().cloned().collect();
+        for document in documents.iter().filter(|document| document.kind() == crdt::schema::Kind::Link) {
+            self.read_link_document(document);
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let start = self.started;
+        let at = |time: Time| start + Duration::from_micros(time.0);
+        let engine = self.engine.poll_timeout().map(at);
+        let mesh = (!self.is_offline()).then(|| self.neighbours.poll_timeout().map(at)).flatten();
+        let report = self.neighbours.report_timeout().map(at);
+        [engine, mesh, report, self.group_sync_at, Some(self.space_check_at)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.space_check_at)
+    }
+
+    fn timers(&mut self) {
+        let now = self.now();
+        while self.engine.poll_timeout().is_some_and(|at| at <= now) {
+            self.input(Input::Timer);
+            if self.engine.poll_timeout().is_some_and(|at| at > Time(0)) {
+                break;
+            }
+        }
+        if self.group_sync_at.is_some_and(|at| at <= Instant::now()) {
+            self.group_sync_at = None;
+            self.syncer.sync_group();
+        }
+        if self.space_check_at <= Instant::now() {
+            self.space_check_at = Instant::now() + Duration::from_millis(SPACE_CHECK_MS);
+            self.check_space();
+        }
+        self.dial_due();
+        self.report_links();
+    }
+
+    fn check_space(&mut self) {
+        let free = self.store.free_bytes();
+        let is_low = free < RESERVE_BYTES;
+        match (is_low, self.full.is_some()) {
+            (true, false) => {
+                let reason = format!("{} MiB are free on the disk, {} are kept", free >> 20, RESERVE_BYTES >> 20);
+                tracing::warn!(%reason, "writes are refused until there is room again");
+                self.emit(NodeEvent::full(&reason));
+                self.full = Some(reason);
+            }
+            (false, true) => {
+                tracing::info!("there is room on the disk again");
+                self.full = None;
+                self.emit(NodeEvent::room());
+                // What was not taken meanwhile is asked for again.
+                self.input(Input::Resync);
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn join_request(&mut self, id: u64, bytes: &[u8]) {
+        let answer = match crdt::join::decode(bytes) {
+            None => return self.answer_join_bytes(id, Vec::new()),
+            Some(_) if self.is_offline() => {
+                JoinAnswer::Refused(JoinRefusal::Busy("it was told to stay offline".to_owned()))
+            }
+            Some(JoinRequest::Chain { fleet, .. }) if fleet != self.fleet => JoinAnswer::Refused(JoinRefusal::Fleet),
+            Some(JoinRequest::Chain { .. }) => JoinAnswer::Chain(crdt::join::chain(self.engine.replica().roster())),
+            Some(JoinRequest::Admit { .. }) if self.full.is_some() => {
+                JoinAnswer::Refused(JoinRefusal::Busy(self.full.clone().unwrap_or_default()))
+            }
+            Some(JoinRequest::Admit { invitation, admission }) => {
+                let roster = self.engine.replica().roster();
+                match crdt::join::judge_admission(roster, invitation, admission, self.clock.wall_ms()) {
+                    Err(refusal) => JoinAnswer::Refused(refusal),
+                    Ok(statements) => {
+                        let request = self.request_id();
+                        self.joins.insert(request, id);
+                        let statements = statements.iter().map(|signed| signed.parts()).collect();
+                        return self.input(Input::Statements { request, statements });
+                    }
+                }
+            }
+        };
+        self.answer_join(id, &answer);
+    }
+
+    fn answer_join(&self, id: u64, answer: &JoinAnswer) {
+        self.answer_join_bytes(id, crdt::join::encode(answer));
+    }
+
+    fn answer_join_bytes(&self, id: u64, bytes: Vec<u8>) {
+        if let Err(error) = self.mesh.answer_join(id, bytes) {
+            tracing::debug!(%error, "a join was not answered");
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! Whom to hold links to, and what this node says of its links.
+//!
+//! Every member is dialled until it is linked, with jittered backoff; the addresses come from the ticket, from `link`
+//! documents and from mDNS. Changes of links are gathered over 50 ms and damped, doubling to 10 s, before they are
+//! written to `link/<id>`, so that a flapping link does not flood the fleet (PROTOCOL 6).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use crdt::id::{DeviceId, Key, Time};
+use crdt::schema::{DocumentName, Kind, Value};
+use crdt::sync::{Edit, Input};
+use crdt::view;
+use transport::PeerKey;
+
+use super::Node;
+
+/// Backoff of dials: 200 ms doubling to 15 s, half as much more or less by chance.
+const BACKOFF_MS: RangeInclusive<u64> = 200..=15_000;
+/// After a session that either side closed for a reason, milliseconds.
+const CLOSED_BACKOFF_MS: u64 = 10_000;
+/// A dial that says nothing is over after this many milliseconds.
+const DIAL_MS: u64 = 20_000;
+/// Links are gathered for this long before they are written, milliseconds.
+const GATHER_MS: u64 = 50;
+/// The longest damping of link reports, milliseconds.
+const DAMP_MS_MAX: u64 = 10_000;
+/// Most addresses of a peer.
+const ADDRESSES_MAX: usize = 16;
+/// Most addresses that a node announces.
+const ANNOUNCED_MAX: usize = 8;
+
+#[derive(Debug, Default)]
+struct Peer {
+    addresses: Vec<String>,
+    is_member: bool,
+    is_up: bool,
+    failures: u32,
+    next_try: Time,
+    errors: Vec<String>,
+}
+
+/// What a device says of one of its neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) is_up: bool,
+    /// Milliseconds since 1970.
+    pub(crate) since_ms: u64,
+}
+
+/// The node's knowledge of its peers.
+#[derive(Debug)]
+pub(crate) struct Neighbours {
+    peers: BTreeMap<Key, Peer>,
+    /// What each device says of its neighbours.
+    pub(super) reported: BTreeMap<DeviceId, BTreeMap<DeviceId, Report>>,
+    report_at: Option<Time>,
+    last_report: Time,
+    damp_ms: u64,
+    random: u64,
+}
+
+impl Neighbours {
+    pub(super) fn new(random: u64) -> Neighbours {
+        Neighbours {
+            peers: BTreeMap::new(),
+            reported: BTreeMap::new(),
+            report_at: None,
+            last_report: Time(0),
+            damp_ms: GATHER_MS,
+            random,
+        }
+    }
+
+    fn jittered(&mut self, millis: u64) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let share = (self.random >> 33) % 1001;
+        millis / 2 + millis * share / 1000
+    }
+
+    pub(super) fn set_members(&mut self, members: Vec<Key>, removed: &BTreeSet<Key>) {
+        self.peers.retain(|key, _| !removed.contains(key));
+        for member in members {
+            self.peers.entry(member).or_default().is_member = true;
+        }
+    }
+
+    pub(super) fn add_addresses(&mut self, peer: Key, addresses: Vec<String>) {
+        let known = &mut self.peers.entry(peer).or_default().addresses;
+        for address in addresses {
+            if !known.contains(&address) {
+                known.insert(0, address);
+                known.truncate(ADDRESSES_MAX);
+            }
+        }
+    }
+
+    /// A peer was seen on the local network: members are dialled at once.
+    pub(super) fn discovered(&mut self, now: Time, peer: Key, addresses: Vec<String>) {
+        if self.peers.get(&peer).is_some_and(|known| known.is_member) {
+            self.add_addresses(peer, addresses);
+            if let Some(known) = self.peers.get_mut(&peer) {
+                known.next_try = known.next_try.min(now);
+            }
+        }
+    }
+
+    pub(super) fn link_up(&mut self, now: Time, peer: Key) {
+        let known = self.peers.entry(peer).or_default();
+        known.is_up = true;
+        known.failures = 0;
+        known.errors.clear();
+        self.schedule_report(now);
+    }
+
+    pub(super) fn link_down(&mut self, now: Time, peer: Key) {
+        let wait = self.jittered(*BACKOFF_MS.start());
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.is_up = false;
+            known.next_try = now.plus_millis(wait);
+        }
+        self.schedule_report(now);
+    }
+
+    /// This node ended the session: the peer is tried again, later.
+    pub(super) fn link_closed(&mut self, now: Time, peer: Key, reason: &str) {
+        self.link_down(now, peer);
+        let wait = self.jittered(CLOSED_BACKOFF_MS);
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.errors = vec![reason.to_owned()];
+            known.next_try = now.plus_millis(wait);
+        }
+    }
+
+    pub(super) fn dial_failed(&mut self, now: Time, peer: Key, errors: Vec<String>) {
+        let failures = self.peers.get(&peer).map_or(0, |known| known.failures);
+        let backoff = (BACKOFF_MS.start() << failures.min(10)).min(*BACKOFF_MS.end());
+        let wait = self.jittered(backoff);
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.failures += 1;
+            known.next_try = now.plus_millis(wait);
+            known.errors = errors;
+        }
+    }
+
+    pub(super) fn try_all_now(&mut self, now: Time) {
+        for peer in self.peers.values_mut() {
+            peer.failures = 0;
+            peer.next_try = now;
+        }
+    }
+
+    /// When the next dial is due.
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        let waits = |peer: &&Peer| !peer.is_up && !peer.addresses.is_empty();
+        self.peers.values().filter(waits).map(|peer| peer.next_try).min()
+    }
+
+    fn take_due(&mut self, now: Time) -> Vec<(Key, Vec<String>)> {
+        let mut due = Vec::new();
+        for (key, peer) in &mut self.peers {
+            if !peer.is_up && !peer.addresses.is_empty() && peer.next_try <= now {
+                peer.next_try = now.plus_millis(DIAL_MS);
+                due.push((*key, peer.addresses.clone()));
+            }
+        }
+        due
+    }
+
+    /// What the last dial of a peer failed with.
+    pub(crate) fn errors(&self, peer: &Key) -> Vec<String> {
+        self.peers.get(peer).map(|known| known.errors.clone()).unwrap_or_default()
+    }
+
+    /// Where a peer may be reached.
+    pub(crate) fn addresses(&self, peer: &Key) -> Vec<String> {
+        self.peers.get(peer).map(|known| known.addresses.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn addresses_changed(&mut self, now: Time) {
+        self.schedule_report(now);
+    }
+
+    fn schedule_report(&mut self, now: Time) {
+        let earliest = self.last_report.plus_millis(self.damp_ms);
+        self.report_at.get_or_insert(earliest.max(now.plus_millis(GATHER_MS)));
+    }
+
+    pub(super) fn report_timeout(&self) -> Option<Time> {
+        self.report_at
+    }
+
+    fn take_report(&mut self, now: Time) -> bool {
+        if self.report_at.is_none_or(|at| at > now) {
+            return false;
+        }
+        let is_quiet = now > self.last_report.plus_millis(DAMP_MS_MAX);
+        self.damp_ms = if is_quiet { GATHER_MS } else { (self.damp_ms * 2).min(DAMP_MS_MAX) };
+        self.last_report = now;
+        self.report_at = None;
+        true
+    }
+}
+
+/// Addresses worth announcing: those of the machine's networks, and loopback only where there is nothing else.
+pub(crate) fn announced(listening: &BTreeSet<String>) -> Vec<String> {
+    let is_loopback = |address: &str| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
+    let outward: Vec<&String> = listening.iter().filter(|address| !is_loopback(address)).collect();
+    let chosen = if outward.is_empty() { listening.iter().collect() } else { outward };
+    // QUIC first, so that it is tried first.
+    let (quic, tcp): (Vec<&String>, Vec<&String>) = chosen.into_iter().partition(|address| address.contains("/quic"));
+    quic.into_iter().chain(tcp).take(ANNOUNCED_MAX).cloned().collect()
+}
+
+impl Node {
+    pub(super) fn dial_due(&mut self) {
+        if self.is_offline() {
+            return;
+        }
+        let now = self.now();
+        for (peer, addresses) in self.neighbours.take_due(now) {
+            if let Err(error) = self.mesh.dial(PeerKey(peer.0), addresses) {
+                tracing::debug!(%error, "a dial was not taken");
+            }
+        }
+    }
+
+    /// Takes over what a `link` document says: where its device is reached, and whom it holds links to.
+    pub(super) fn read_link_document(&mut self, document: &DocumentName) {
+        let Some(device) = document.device() else { return };
+        let Ok(view) = view::read(&self.store, document, "") else { return };
+        let mut addresses = Vec::new();
+        let mut reports: BTreeMap<DeviceId, Report> = BTreeMap::new();
+        for (path, entry) in &view {
+            let parts: Vec<&str> = path.split('.').collect();
+            match (parts.as_slice(), &entry.read.value) {
+                (["address", _], Value::Text(address)) => addresses.push(address.clone()),
+                (["neighbour", id, "up"], Value::Bool(is_up)) => {
+                    let since_ms = match view.get(&format!("neighbour.{id}.since")).map(|since| &since.read.value) {
+                        Some(Value::Timestamp(millis)) => u64::try_from(*millis).unwrap_or(0),
+                        _ => 0,
+                    };
+                    if let Ok(id) = id.parse() {
+                        reports.insert(id, Report { is_up: *is_up, since_ms });
+                    }
+                }
+                _ => {}
+            }
+        }
+        let peers = reports.iter().filter(|(_, report)| report.is_up).map(|(id, _)| *id).collect();
+        self.neighbours.reported.insert(device, reports);
+        if device != self.device() {
+            if let Some(key) = self.engine.replica().roster().key_of(&device) {
+                self.neighbours.add_addresses(key, addresses);
+            }
+            let now = self.now();
+            self.engine.handle(now, Input::Neighbours { origin: device, peers }, &self.store);
+        }
+    }
+
+    /// Writes what changed of this node's links.
+    pub(super) fn report_links(&mut self) {
+        let now = self.now();
+        if !self.neighbours.take_report(now) || self.full.is_some() {
+            return;
+        }
+        let document = DocumentName::of_device(Kind::Link, &self.device());
+        let Ok(view) = view::read(&self.store, &document, "") else { return };
+        let mut wanted: BTreeMap<String, Value> = BTreeMap::new();
+        for (number, address) in announced(&self.listening).into_iter().enumerate() {
+            wanted.insert(format!("address.{number}"), Value::Text(address));
+        }
+        let up: BTreeSet<DeviceId> = self.sessions.iter().map(|(_, session)| session.peer.device()).collect();
+        let known = view.keys().filter_map(|path| path.strip_prefix("neighbour.")?.strip_suffix(".up"));
+        let known: BTreeSet<DeviceId> = known.filter_map(|id| id.parse().ok()).collect();
+        let wall = i64::try_from(self.clock.wall_ms()).unwrap_or(i64::MAX);
+        for device in up.union(&known) {
+            let (path, since) = (format!("neighbour.{device}.up"), format!("neighbour.{device}.since"));
+            let is_up = Value::Bool(up.contains(device));
+            let kept = view.get(&path).filter(|entry| entry.read.value == is_up).and_then(|_| view.get(&since));
+            wanted.insert(since, kept.map_or(Value::Timestamp(wall), |entry| entry.read.value.clone()));
+            wanted.insert(path, is_up);
+        }
+        let gone = view.keys().filter(|path| !wanted.contains_key(*path));
+        let mut edits: Vec<Edit> = gone.map(|path| Edit { path: path.clone(), value: None }).collect();
+        for (path, value) in wanted {
+            if view.get(&path).map(|entry| &entry.read.value) != Some(&value) {
+                edits.push(Edit { path, value: Some(value) });
+            }
+        }
+        if !edits.is_empty() {
+            let request = self.request_id();
+            self.input(Input::Write { request, document, edits });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(number: u8) -> Key {
+        Key([number; 32])
+    }
+
+    #[test]
+    fn members_with_addresses_are_dialled_with_backoff() {
+        let mut neighbours = Neighbours::new(1);
+        let mut now = Time(1_000_000);
+        neighbours.set_members(vec![peer(1), peer(2)], &BTreeSet::new());
+        assert_eq!(neighbours.poll_timeout(), None, "nobody knows where they are");
+        neighbours.add_addresses(peer(1), vec!["/ip4/127.0.0.1/tcp/1".to_owned()]);
+        let mut waits = Vec::new();
+        for _ in 0..12 {
+            now = now.max(neighbours.poll_timeout().expect("a peer that is down is tried for ever"));
+            assert_eq!(neighbours.take_due(now).len(), 1);
+            assert!(neighbours.take_due(now).is_empty(), "one dial at a time");
+            neighbours.dial_failed(now, peer(1), Vec::new());
+            waits.push(neighbours.poll_timeout().map_or(0, |at| at.0 - now.0) / 1000);
+        }
+        assert!(waits[0] < 301 && waits[11] >= 7_500 && waits[11] <= 22_500, "{waits:?}");
+        neighbours.link_up(now, peer(1));
+        assert_eq!(neighbours.poll_timeout(), None);
+        neighbours.link_down(now, peer(1));
+        assert!(neighbours.poll_timeout().is_some_and(|at| at <= now.plus_millis(300)));
+    }
+
+    #[test]
+    fn a_flapping_link_is_reported_ever_more_rarely() {
+        let mut neighbours = Neighbours::new(1);
+        let mut reports = 0;
+        for millis in 0..60_000 {
+            let now = Time(1_000_000_000 + millis * 1000);
+            if millis % 20 == 0 {
+                neighbours.schedule_report(now);
+            }
+            reports += u32::from(neighbours.take_report(now));
+        }
+        assert!((8..20).contains(&reports), "{reports} reports in a minute");
+    }
+
+    #[test]
+    fn loopback_is_announced_only_where_there_is_nothing_else() {
+        let loopback = "/ip4/127.0.0.1/udp/1/quic-v1".to_owned();
+        let tcp = "/ip4/192.0.2.1/tcp/1".to_owned();
+        let quic = "/ip4/192.0.2.1/udp/1/quic-v1".to_owned();
+        assert_eq!(announced(&[loopback.clone()].into()), [loopback.clone()]);
+        assert_eq!(announced(&[loopback, tcp.clone(), quic.clone()].into()), [quic, tcp]);
+    }
+}

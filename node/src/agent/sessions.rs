@@ -1,0 +1,191 @@
+//! Sessions of the mesh as the engine's links.
+
+use std::collections::BTreeMap;
+
+use crdt::id::Key;
+use crdt::sync::frame::is_payload;
+use crdt::sync::{Channel, Input, LinkId};
+use tokio::time::Instant;
+use transport::{PeerKey, SessionId, Stream};
+
+use super::outbox::{Outbox, Taken, WINDOW_BYTES};
+use super::{Node, NodeEvent};
+
+/// A session that is up.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) peer: Key,
+    pub(crate) address: String,
+    pub(crate) is_outbound: bool,
+    pub(crate) since: Instant,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    outboxes: [Outbox; 2],
+}
+
+/// The sessions that are up, by link.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions {
+    up: BTreeMap<LinkId, Session>,
+}
+
+impl Sessions {
+    pub(crate) fn links(&self) -> Vec<LinkId> {
+        self.up.keys().copied().collect()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&LinkId, &Session)> {
+        self.up.iter()
+    }
+
+    /// The session with a peer.
+    pub(crate) fn with(&self, peer: &Key) -> Option<&Session> {
+        self.up.values().find(|session| session.peer == *peer)
+    }
+}
+
+fn slot(channel: Channel) -> usize {
+    match channel {
+        Channel::Control => 0,
+        Channel::Data => 1,
+    }
+}
+
+fn stream_of(channel: Channel) -> Stream {
+    match channel {
+        Channel::Control => Stream::Control,
+        Channel::Data => Stream::Data,
+    }
+}
+
+fn channel_of(stream: Stream) -> Channel {
+    match stream {
+        Stream::Control => Channel::Control,
+        Stream::Data => Channel::Data,
+    }
+}
+
+impl Node {
+    pub(super) fn mesh_event(&mut self, event: transport::Event) {
+        use transport::Event;
+        match event {
+            Event::Listening { addr } => {
+                tracing::info!(address = %addr, "listening");
+                self.listening.insert(addr);
+                self.neighbours.addresses_changed(self.now());
+            }
+            Event::NotListening { addr } => {
+                self.listening.remove(&addr);
+                self.neighbours.addresses_changed(self.now());
+            }
+            Event::SessionUp { session, peer, outbound, addr } => self.session_up(session, peer, outbound, addr),
+            Event::SessionDown { session, peer, reason } => self.session_down(session, peer, &reason.to_string()),
+            Event::Frame { session, stream, bytes } => self.frame(LinkId(session.0), channel_of(stream), bytes),
+            Event::Writable { session, stream, .. } => {
+                self.flush(LinkId(session.0), channel_of(stream));
+            }
+            Event::JoinRequest { id, bytes, .. } => self.join_request(id, &bytes),
+            Event::DialFailed { peer, errors } => {
+                tracing::debug!(%peer, ?errors, "a dial failed");
+                self.neighbours.dial_failed(self.now(), Key(peer.0), errors);
+            }
+            Event::Discovered { peer, addrs } => {
+                let now = self.now();
+                self.neighbours.discovered(now, Key(peer.0), addrs);
+            }
+            Event::Resync => self.neighbours.addresses_changed(self.now()),
+            _ => {}
+        }
+    }
+
+    fn session_up(&mut self, session: SessionId, peer: PeerKey, is_outbound: bool, address: String) {
+        let link = LinkId(session.0);
+        let peer = Key(peer.0);
+        tracing::info!(peer = %peer.device().short(), %address, "link up");
+        let up = Session {
+            peer,
+            address,
+            is_outbound,
+            since: Instant::now(),
+            bytes_in: 0,
+            bytes_out: 0,
+            outboxes: Default::default(),
+        };
+        self.sessions.up.insert(link, up);
+        self.neighbours.link_up(self.now(), peer);
+        self.emit(NodeEvent::link_up(&peer.device()));
+        self.input(Input::LinkUp { link, peer });
+        for channel in [Channel::Control, Channel::Data] {
+            self.input(Input::Writable { link, channel, bytes: WINDOW_BYTES });
+        }
+    }
+
+    fn session_down(&mut self, session: SessionId, peer: PeerKey, reason: &str) {
+        let link = LinkId(session.0);
+        let peer = Key(peer.0);
+        if self.sessions.up.remove(&link).is_none() {
+            return;
+        }
+        tracing::info!(peer = %peer.device().short(), %reason, "link down");
+        self.neighbours.link_down(self.now(), peer);
+        self.emit(NodeEvent::link_down(&peer.device(), reason));
+        self.input(Input::LinkDown(link));
+    }
+
+    fn frame(&mut self, link: LinkId, channel: Channel, bytes: Vec<u8>) {
+        if let Some(session) = self.sessions.up.get_mut(&link) {
+            session.bytes_in += bytes.len() as u64;
+        }
+        // A full disk takes nothing; what is dropped here is asked for again when there is room.
+        if self.full.is_some() && is_payload(&bytes) {
+            return;
+        }
+        self.input(Input::Frame { link, channel, bytes });
+    }
+
+    pub(super) fn send(&mut self, link: LinkId, channel: Channel, bytes: Vec<u8>) {
+        let Some(session) = self.sessions.up.get_mut(&link) else { return };
+        session.bytes_out += bytes.len() as u64;
+        let mesh = &self.mesh;
+        session.outboxes[slot(channel)].push(bytes, |frame| hand_over(mesh, link, channel, frame));
+        self.credit(link, channel);
+    }
+
+    fn flush(&mut self, link: LinkId, channel: Channel) {
+        let Some(session) = self.sessions.up.get_mut(&link) else { return };
+        let mesh = &self.mesh;
+        session.outboxes[slot(channel)].flush(|frame| hand_over(mesh, link, channel, frame));
+        self.credit(link, channel);
+        self.effects();
+    }
+
+    /// Credits the engine; what it sends then is done by the caller's loop over effects.
+    fn credit(&mut self, link: LinkId, channel: Channel) {
+        let Some(session) = self.sessions.up.get_mut(&link) else { return };
+        if let Some(bytes) = session.outboxes[slot(channel)].take_credit() {
+            let now = self.now();
+            self.engine.handle(now, Input::Writable { link, channel, bytes }, &self.store);
+        }
+    }
+
+    pub(super) fn close_link(&mut self, link: LinkId, reason: &str) {
+        let Some(session) = self.sessions.up.remove(&link) else { return };
+        tracing::info!(peer = %session.peer.device().short(), %reason, "link closed");
+        self.neighbours.link_closed(self.now(), session.peer, reason);
+        self.emit(NodeEvent::link_down(&session.peer.device(), reason));
+        if let Err(error) = self.mesh.close(PeerKey(session.peer.0)) {
+            tracing::warn!(%error, "a session could not be closed");
+        }
+        let now = self.now();
+        self.engine.handle(now, Input::LinkDown(link), &self.store);
+    }
+}
+
+fn hand_over(mesh: &transport::Handle, link: LinkId, channel: Channel, frame: Vec<u8>) -> Taken {
+    // The mesh drops what it refuses, so that a frame which must wait is kept here.
+    match mesh.send(SessionId(link.0), stream_of(channel), frame.clone()) {
+        Ok(()) => Taken::Yes,
+        Err(transport::SendError::Full) => Taken::Full(frame),
+        Err(_) => Taken::Closed,
+    }
+}

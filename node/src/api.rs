@@ -1,0 +1,172 @@
+//! The API: HTTP/JSON on a Unix socket. Errors are problem details (RFC 9457). Bodies have at most 1 MiB.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Request};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use tokio::net::UnixListener;
+
+use crate::agent::{Agent, Stopped};
+use crate::settings::Settings;
+use crate::telemetry::Explain;
+
+mod devices;
+mod documents;
+mod events;
+mod members;
+mod status;
+pub(crate) mod values;
+mod write;
+
+pub(crate) use devices::source_edit;
+pub(crate) use status::settings_to_json;
+pub(crate) use write::statement_to_hex;
+
+/// Largest request body, bytes.
+const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// What handlers share.
+#[derive(Clone)]
+pub(crate) struct Api {
+    pub(crate) agent: Agent,
+    pub(crate) explain: Explain,
+    pub(crate) settings: Arc<Settings>,
+}
+
+/// Why a request is not answered as hoped, as RFC 9457 puts it.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    title: &'static str,
+    detail: String,
+    extra: serde_json::Value,
+}
+
+impl Problem {
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, "the request is malformed", detail)
+    }
+
+    pub(crate) fn not_found(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, "not found", detail)
+    }
+
+    pub(crate) fn refused(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", detail)
+    }
+
+    fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Problem {
+        Problem { status, title, detail: detail.into(), extra: serde_json::Value::Null }
+    }
+
+    /// A conflict, with what stands in its way.
+    pub(crate) fn conflict(detail: impl Into<String>, extra: serde_json::Value) -> Problem {
+        Problem { extra, ..Problem::new(StatusCode::CONFLICT, "conflict", detail) }
+    }
+
+    pub(crate) fn internal(error: &dyn std::fmt::Display) -> Problem {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the node failed", error.to_string())
+    }
+}
+
+impl From<Stopped> for Problem {
+    fn from(stopped: Stopped) -> Problem {
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the node is stopping", stopped.to_string())
+    }
+}
+
+impl From<crdt::store::StoreError> for Problem {
+    fn from(error: crdt::store::StoreError) -> Problem {
+        Problem::internal(&error)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": "about:blank",
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        if !self.extra.is_null() {
+            body["conflict"] = self.extra;
+        }
+        let kind = [(header::CONTENT_TYPE, "application/problem+json")];
+        (self.status, kind, body.to_string()).into_response()
+    }
+}
+
+/// A JSON body; what is malformed or too large becomes a problem.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection| match rejection {
+            BytesRejection::FailedToBufferBody(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                let detail = format!("a request has at most {BODY_BYTES_MAX} bytes");
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the request is too large", detail)
+            }
+            other => Problem::bad_request(other.body_text()),
+        })?;
+        serde_json::from_slice(&bytes).map(Body).map_err(|error| Problem::bad_request(error.to_string()))
+    }
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
+        .route("/v1/status", get(status::status))
+        .route("/v1/peers", get(status::peers))
+        .route("/v1/devices", get(devices::list))
+        .route("/v1/devices/{device}", get(devices::show))
+        .route("/v1/documents", get(documents::list))
+        .route("/v1/document", get(documents::show))
+        .route("/v1/document/log", get(documents::log))
+        .route("/v1/document/export", get(documents::export))
+        .route("/v1/document/verify", get(documents::verify))
+        .route("/v1/members", get(members::list))
+        .route("/v1/roster", get(members::roster))
+        .route("/v1/subject", get(members::subject))
+        .route("/v1/changes/prepare", post(write::prepare))
+        .route("/v1/changes/submit", post(write::submit))
+        .route("/v1/statements", post(write::statements))
+        .route("/v1/node/offline", post(write::offline))
+        .route("/v1/node/collect", get(status::collect))
+        .route("/v1/node/config", get(status::config))
+        .route("/v1/events", get(events::stream))
+        .fallback(|| async { Problem::not_found("there is no such resource; GET /v1/status is one") })
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", "this resource has other methods")
+        })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .with_state(api)
+}
+
+/// Binds the socket; a stale one of a process that was killed is replaced (the folder's lock is held).
+pub(crate) fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves until `stop` resolves.
+pub(crate) async fn serve(listener: UnixListener, api: Api, stop: impl Future<Output = ()> + Send + 'static) {
+    let server = axum::serve(listener, router(api)).with_graceful_shutdown(stop);
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the API ended");
+    }
+}

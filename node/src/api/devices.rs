@@ -1,0 +1,173 @@
+//! Devices: facts, which they say of themselves, and assigned attributes, which operators say of them.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use crdt::id::DeviceId;
+use crdt::schema::{DocumentName, Kind, Value as Scalar};
+use crdt::view::{self, View};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::status::{name_of, presence_text};
+use super::values::{age_s, entry_to_json, to_json};
+use super::{Api, Problem};
+use crate::agent::{Node, Presence};
+
+const TELEMETRY: [Kind; 3] = [Kind::Device, Kind::Environment, Kind::Resource];
+
+/// Finds the device that a name, a unique prefix of an id or an id stands for.
+pub(crate) fn resolve(node: &Node, word: &str) -> Result<DeviceId, Problem> {
+    let roster = node.engine.replica().roster();
+    let by_name: Vec<DeviceId> = roster.devices().filter(|device| name_of(node, device) == word).collect();
+    let by_id: Vec<DeviceId> = roster.devices().filter(|device| device.to_string().starts_with(word)).collect();
+    let mut found = if by_name.is_empty() { by_id } else { by_name };
+    match found.len() {
+        0 => Err(Problem::not_found(format!("no device is called {word:?} or has an id that starts so"))),
+        1 => Ok(found.remove(0)),
+        _ => {
+            let ids: Vec<String> = found.iter().map(ToString::to_string).collect();
+            Err(Problem::bad_request(format!("{word:?} is ambiguous: {}", ids.join(", "))))
+        }
+    }
+}
+
+fn read(node: &Node, kind: Kind, device: &DeviceId) -> View {
+    let document = DocumentName::of_device(kind, device);
+    view::read(&node.store, &document, "").unwrap_or_else(|error| {
+        tracing::error!(%error, %document, "a document cannot be read");
+        View::new()
+    })
+}
+
+fn scalar(view: &View, path: &str) -> Value {
+    view.get(path).map_or(Value::Null, |entry| to_json(&entry.read.value))
+}
+
+fn row(node: &Node, device: &DeviceId, presence: Presence, now_ms: u64) -> Value {
+    let views = TELEMETRY.map(|kind| read(node, kind, device));
+    let attributes = node.engine.replica().roster().attributes(device);
+    let attribute = |name: &str| attributes.get(name).map(|attribute| attribute.value.clone());
+    let newest = views.iter().flat_map(|view| view.values()).map(|entry| entry.read.time_s).max();
+    let since = match presence {
+        Presence::Away(since) => since,
+        _ => None,
+    };
+    json!({
+        "device": device.to_string(),
+        "name": name_of(node, device),
+        "zone": attribute("zone"),
+        "presence": presence_text(node, presence),
+        "away_since_ms": since,
+        "cpu_utilisation_permille": scalar(&views[2], "cpu.utilisation_permille"),
+        "temperature_milli_celsius": scalar(&views[1], "temperature.hottest_milli_celsius"),
+        "power_source": scalar(&views[1], "power.source"),
+        "power_capacity_percent": scalar(&views[1], "power.capacity_percent"),
+        "age_s": newest.map(|time_s| age_s(now_ms, time_s)),
+        "source": scalar(&views[0], "collector.source"),
+        "cordon": attribute("cordon"),
+        "standing": format!("{:?}", node.engine.replica().standing(device)).to_lowercase(),
+    })
+}
+
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem> {
+    let rows = move |node: &Node| {
+        let now_ms = node.clock.wall_ms();
+        let presences = node.presences();
+        let mut rows: Vec<Value> =
+            presences.iter().map(|(device, presence)| row(node, device, *presence, now_ms)).collect();
+        rows.sort_by_key(|row| row["name"].as_str().map(str::to_owned));
+        Value::Array(rows)
+    };
+    Ok(Json(api.agent.look(rows).await?))
+}
+
+#[derive(Deserialize)]
+pub(super) struct ShowQuery {
+    #[serde(default)]
+    path: String,
+}
+
+fn facts(node: &Node, device: &DeviceId, prefix: &str, now_ms: u64) -> Map<String, Value> {
+    let own = name_of(node, device);
+    let names = |_: &view::Shown| (own.clone(), own.clone());
+    let mut facts = Map::new();
+    for kind in TELEMETRY {
+        for (path, entry) in read(node, kind, device) {
+            if !is_below(&path, prefix) {
+                continue;
+            }
+            let mut fact = entry_to_json(&entry, now_ms, &names);
+            fact["origin"] = json!("fact");
+            fact["document"] = json!(kind.name());
+            fact["view"] = json!(name_of(node, &node.device()));
+            facts.insert(path, fact);
+        }
+    }
+    facts
+}
+
+fn is_below(path: &str, prefix: &str) -> bool {
+    prefix.is_empty()
+        || path == prefix
+        || (path.starts_with(prefix) && path.as_bytes().get(prefix.len()) == Some(&b'.'))
+}
+
+/// The name of an operator, or the first digits of its key.
+pub(crate) fn operator_name(node: &Node, key: &crdt::id::Key) -> String {
+    let operators = node.engine.replica().roster().operators();
+    operators.get(key).map_or_else(|| key.short(), |operator| format!("{} ({})", operator.name, key.short()))
+}
+
+fn assigned(node: &Node, device: &DeviceId, prefix: &str, now_ms: u64) -> Map<String, Value> {
+    let attributes = node.engine.replica().roster().attributes(device);
+    let paths: BTreeMap<String, _> =
+        attributes.into_iter().map(|(name, attribute)| (name.replace('/', "."), attribute)).collect();
+    let mut assigned = Map::new();
+    for (path, attribute) in paths.into_iter().filter(|(path, _)| is_below(path, prefix)) {
+        let mut value = json!({
+            "value": attribute.value,
+            "author": attribute.author.map(|author| operator_name(node, &author)),
+            "age_s": now_ms.saturating_sub(attribute.time_ms) / 1000,
+            "origin": "assigned",
+            "version": attribute.version,
+            "view": name_of(node, &node.device()),
+        });
+        if !attribute.others.is_empty() {
+            value["conflicts"] = json!(attribute.others);
+        }
+        assigned.insert(path, value);
+    }
+    assigned
+}
+
+pub(super) async fn show(
+    State(api): State<Api>,
+    Path(word): Path<String>,
+    Query(query): Query<ShowQuery>,
+) -> Result<Json<Value>, Problem> {
+    let show = move |node: &Node| {
+        let device = resolve(node, &word)?;
+        let now_ms = node.clock.wall_ms();
+        let facts = facts(node, &device, &query.path, now_ms);
+        let assigned = assigned(node, &device, &query.path, now_ms);
+        if facts.is_empty() && assigned.is_empty() && !query.path.is_empty() {
+            return Err(Problem::not_found(format!("{word} has no value at {}", query.path)));
+        }
+        let presence = node.presences().get(&device).map(|presence| presence_text(node, *presence));
+        Ok(Json(json!({
+            "device": device.to_string(),
+            "name": name_of(node, &device),
+            "presence": presence,
+            "assigned": assigned,
+            "facts": facts,
+        })))
+    };
+    api.agent.look(show).await?
+}
+
+/// Whether a value is the device's collector's own mark, which the tables show in a column of its own.
+pub(crate) fn source_edit(source: &str) -> (String, Scalar) {
+    ("collector.source".to_owned(), Scalar::Text(source.to_owned()))
+}

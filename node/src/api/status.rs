@@ -1,0 +1,104 @@
+//! What the node says of itself and of its links.
+
+use axum::Json;
+use axum::extract::State;
+use crdt::id::DeviceId;
+use serde_json::{Value, json};
+
+use super::{Api, Problem};
+use crate::agent::{Node, Presence};
+use crate::settings::Settings;
+
+/// The assigned name of a device, or the first digits of its id.
+pub(crate) fn name_of(node: &Node, device: &DeviceId) -> String {
+    let attributes = node.engine.replica().roster().attributes(device);
+    attributes.get("name").map_or_else(|| device.short(), |name| name.value.clone())
+}
+
+pub(super) fn presence_text(node: &Node, presence: Presence) -> String {
+    match presence {
+        Presence::Here => "here".to_owned(),
+        Presence::Linked => "linked".to_owned(),
+        Presence::SeenBy(witness) => format!("seen by {}", name_of(node, &witness)),
+        Presence::Away(Some(since_ms)) => format!("away since {}", crate::output::time_text(since_ms)),
+        Presence::Away(None) => "away".to_owned(),
+    }
+}
+
+fn report(node: &Node) -> Value {
+    let replica = node.engine.replica();
+    let sessions = node.engine.links().count();
+    let known = replica.roster().devices().count().saturating_sub(1);
+    let (pending, _) = node.engine.pending();
+    json!({
+        "node": node.device().to_string(),
+        "name": name_of(node, &node.device()),
+        "fleet": node.fleet.to_string(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptime_s": node.started.elapsed().as_secs(),
+        "root": replica.root().to_string(),
+        "root_durable": replica.root_durable().to_string(),
+        "documents": replica.documents().len(),
+        "changes": replica.changes(),
+        "statements": replica.roster().entries().len(),
+        "peers": { "known": known, "up": sessions, "direct": sessions, "relayed": 0, "rtt_ms_p50": null },
+        "behind": node.engine.behind(),
+        "offline": node.is_offline(),
+        "pending": pending,
+        "refusing_writes": node.full,
+        "standing": format!("{:?}", replica.standing(&node.device())).to_lowercase(),
+        "listening": node.listening,
+    })
+}
+
+pub(super) async fn status(State(api): State<Api>) -> Result<Json<Value>, Problem> {
+    Ok(Json(api.agent.look(report).await?))
+}
+
+pub(super) async fn peers(State(api): State<Api>) -> Result<Json<Value>, Problem> {
+    let list = |node: &Node| {
+        let presences = node.presences();
+        let roster = node.engine.replica().roster();
+        let mut peers = Vec::new();
+        for (device, presence) in &presences {
+            let Some(key) = roster.key_of(device).filter(|key| *key != node.key) else { continue };
+            let session = node.sessions.with(&key);
+            let link = node.engine.links().find(|link| link.peer == key);
+            peers.push(json!({
+                "device": device.to_string(),
+                "name": name_of(node, device),
+                "state": if session.is_some() { "up" } else { "down" },
+                "presence": presence_text(node, *presence),
+                "address": session.map(|session| session.address.clone()),
+                "dialled_by_us": session.map(|session| session.is_outbound),
+                "since_s": session.map(|session| session.since.elapsed().as_secs()),
+                "bytes_in": session.map(|session| session.bytes_in),
+                "bytes_out": session.map(|session| session.bytes_out),
+                "compared": link.as_ref().map(|link| link.is_ready),
+                "backlog": link.as_ref().map(|link| link.backlog),
+                "known_addresses": node.neighbours.addresses(&key),
+                "errors": node.neighbours.errors(&key),
+            }));
+        }
+        Value::Array(peers)
+    };
+    Ok(Json(api.agent.look(list).await?))
+}
+
+/// Every source that the collector looked at.
+pub(super) async fn collect(State(api): State<Api>) -> Json<Value> {
+    Json(api.explain.report())
+}
+
+/// Every setting of the running node with its origin.
+pub(super) async fn config(State(api): State<Api>) -> Json<Value> {
+    Json(settings_to_json(&api.settings))
+}
+
+/// Settings as the API and the CLI list them.
+pub(crate) fn settings_to_json(settings: &Settings) -> Value {
+    let rows = settings.iter().map(|(name, setting, about)| {
+        json!({ "name": name, "value": setting.value, "origin": setting.origin.to_string(), "about": about })
+    });
+    Value::Array(rows.collect())
+}

@@ -1,0 +1,131 @@
+//! `init` and `join`.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use crdt::id::FleetId;
+use crdt::statement::check_word;
+use crdt::ticket::Ticket;
+use ed25519_dalek::SigningKey;
+
+use super::{Common, Failure, Outcome, code};
+use crate::folder::{Folder, FolderError, random};
+use crate::identity::{EnrolError, FirstDevice, found, genesis, join as join_fleet};
+use crate::keys::{KeyKind, Keys, Passphrase};
+use crate::output::{line, note};
+
+/// `init`
+#[derive(Args)]
+pub(crate) struct InitArgs {
+    /// The device's name
+    #[arg(long)]
+    name: String,
+    /// The device's zone
+    #[arg(long, default_value = "default")]
+    zone: String,
+    /// A label of the device, more than once for more
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+    /// Store the root's and the operator's key without a passphrase
+    #[arg(long, conflicts_with = "passphrase_file")]
+    no_passphrase: bool,
+}
+
+/// `join`
+#[derive(Args)]
+pub(crate) struct JoinArgs {
+    /// What `fleetsync member invite` printed
+    ticket: String,
+}
+
+impl From<FolderError> for Failure {
+    fn from(error: FolderError) -> Failure {
+        let hint = error.hint();
+        Failure::new(code::REFUSED, "the data folder cannot be used").cause(error).hint(hint)
+    }
+}
+
+impl From<EnrolError> for Failure {
+    fn from(error: EnrolError) -> Failure {
+        let hint = match &error {
+            EnrolError::Folder(error) => error.hint(),
+            EnrolError::Unreachable(_) | EnrolError::NoAddress => {
+                "on a member: fleetsync status, then fleetsync member invite for a ticket with its addresses".to_owned()
+            }
+            EnrolError::Refused(_) | EnrolError::Chain(_) => {
+                "on a member: fleetsync member invite --name NAME".to_owned()
+            }
+            _ => "df -h, and the permissions of the data folder".to_owned(),
+        };
+        Failure::new(code::REFUSED, "this device did not become a member").cause(error).hint(hint)
+    }
+}
+
+/// `KEY=VALUE` words as a map.
+pub(crate) fn labels_of(words: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut labels = BTreeMap::new();
+    for word in words {
+        let malformed = || Failure::new(code::USAGE, format!("{word:?} is no label")).hint("--label rack=b2");
+        let (key, value) = word.split_once('=').ok_or_else(malformed)?;
+        for part in [key, value] {
+            check_word(part).map_err(|error| malformed().cause(error))?;
+        }
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    Ok(labels)
+}
+
+/// Checks a name or a zone.
+pub(crate) fn checked(word: &str, what: &str) -> Result<String, Failure> {
+    check_word(word).map_err(|error| Failure::new(code::USAGE, format!("{word:?} is no {what}")).cause(error))?;
+    Ok(word.to_owned())
+}
+
+/// Founds a fleet.
+pub(crate) fn init(common: &Common, args: InitArgs) -> Outcome {
+    let device = FirstDevice {
+        name: checked(&args.name, "name")?,
+        zone: checked(&args.zone, "zone")?,
+        labels: labels_of(&args.labels)?,
+    };
+    let passphrase = if args.no_passphrase { Passphrase::None } else { common.passphrase()?.once()? };
+    let folder = Folder::lock(&common.data_dir()?)?;
+    folder.refuse_member()?;
+    let keys_dir = common.keys_dir()?;
+    let root = SigningKey::from_bytes(&random());
+    let operator = SigningKey::from_bytes(&random());
+    let genesis = genesis(&root);
+    let fleet = FleetId(genesis.id().0);
+    Keys::create(&keys_dir, fleet, KeyKind::Root, &root, &passphrase)?;
+    Keys::create(&keys_dir, fleet, KeyKind::Operator, &operator, &passphrase)?;
+    let name = device.name.clone();
+    found(&folder, genesis, &root, &operator, device)?;
+    let keys = Keys::open(&keys_dir, fleet);
+    note(&format!("founded fleet {fleet}, with this device as its first member {name}"));
+    note(&format!("root key: {} (keep it off this device)", keys.key_path(KeyKind::Root).display()));
+    note(&format!("operator key: {}", keys.key_path(KeyKind::Operator).display()));
+    note(&format!("next: fleetsync run --data-dir {}", folder.path().display()));
+    line(&fleet.to_string());
+    Ok(())
+}
+
+/// Reads a ticket.
+pub(crate) fn ticket_of(text: &str) -> Result<Ticket, Failure> {
+    text.trim().parse().map_err(|error| {
+        Failure::new(code::USAGE, "this is no ticket")
+            .cause(error)
+            .hint("copy the whole line that fleetsync member invite printed")
+    })
+}
+
+/// Joins with a ticket.
+pub(crate) async fn join(common: &Common, args: &JoinArgs) -> Outcome {
+    let ticket = ticket_of(&args.ticket)?;
+    let folder = Folder::lock(&common.data_dir()?)?;
+    folder.refuse_member()?;
+    let name = join_fleet(&folder, &ticket).await?;
+    note(&format!("this device is now {name} of fleet {}", ticket.fleet));
+    note(&format!("next: fleetsync run --data-dir {}", folder.path().display()));
+    line(&name);
+    Ok(())
+}

@@ -1,0 +1,282 @@
+//! `run`: the daemon.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use collectors::Collector;
+use crdt::id::FleetId;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use transport::Listen;
+
+use super::enrol::ticket_of;
+use super::{Common, Failure, Outcome, code};
+use crate::agent::{self, MeshSetup, Setup};
+use crate::api::{self, Api};
+use crate::clock::SystemClock;
+use crate::folder::{Folder, FolderError, NodeFile};
+use crate::output::note;
+use crate::settings::Settings;
+use crate::store::{OpenError, Store};
+use crate::telemetry::{Explain, Plan, Telemetry};
+
+/// The mesh's port where none is asked for.
+const DEFAULT_PORT: u16 = 4410;
+
+/// `run`
+#[derive(Args)]
+pub(crate) struct RunArgs {
+    /// Join with this ticket first; ignored when already a member [env: FLEETSYNC_TICKET, FLEETSYNC_TICKET_FILE]
+    #[arg(long, value_name = "TICKET")]
+    join: Option<String>,
+    /// Local addresses of the mesh, joined by commas
+    #[arg(long, value_name = "IP,…")]
+    listen: Option<String>,
+    /// The mesh's port, UDP and TCP; 0 for a free one
+    #[arg(long)]
+    port: Option<u16>,
+    /// Find members on the local network by multicast DNS: true or false
+    #[arg(long)]
+    mdns: Option<bool>,
+    /// Replay the files of this folder in place of this machine's
+    #[arg(long, value_name = "DIR")]
+    replay: Option<PathBuf>,
+    /// Log filter, as in RUST_LOG
+    #[arg(long)]
+    log: Option<String>,
+    /// text or json
+    #[arg(long)]
+    log_format: Option<String>,
+}
+
+fn start_logging(settings: &Settings) -> Result<(), Failure> {
+    let filter = settings.text("log").unwrap_or("info");
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Failure::new(code::USAGE, "the log filter is malformed").cause(error).hint("--log info"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.text("log_format") {
+        Some("json") => builder.json().init(),
+        Some("text") | None => builder.init(),
+        Some(other) => {
+            return Err(Failure::new(code::USAGE, format!("{other:?} is no log format")).hint("--log-format json"));
+        }
+    }
+    Ok(())
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Failure {
+        let hint = match &error {
+            OpenError::Damaged { .. } => {
+                "move the data folder away and join again with fleetsync member invite on another member: every other \
+                 node has what this one had"
+            }
+            OpenError::NewerFormat { .. } => "install the version that wrote it",
+            OpenError::Permission(_) => "run as the user that owns the data folder",
+            _ => "df -h, and fleetsync status",
+        };
+        Failure::new(code::REFUSED, "the store cannot be opened").cause(error).hint(hint)
+    }
+}
+
+fn ticket_from(args: &RunArgs) -> Result<Option<String>, Failure> {
+    if let Some(ticket) = &args.join {
+        return Ok(Some(ticket.clone()));
+    }
+    if let Ok(ticket) = std::env::var("FLEETSYNC_TICKET") {
+        return Ok(Some(ticket));
+    }
+    let Ok(file) = std::env::var("FLEETSYNC_TICKET_FILE") else { return Ok(None) };
+    let text = std::fs::read_to_string(&file)
+        .map_err(|error| Failure::new(code::USAGE, format!("the ticket in {file} cannot be read")).cause(error))?;
+    Ok(Some(text))
+}
+
+/// What this folder is a member of; joins first where a ticket says so.
+async fn member(folder: &Folder, args: &RunArgs) -> Result<NodeFile, Failure> {
+    match folder.node() {
+        Ok(node) => Ok(node),
+        Err(FolderError::NotMember(path)) => {
+            let Some(text) = ticket_from(args)? else { return Err(FolderError::NotMember(path).into()) };
+            let ticket = ticket_of(&text)?;
+            let name = crate::identity::join(folder, &ticket).await?;
+            note(&format!("this device is now {name} of fleet {}", ticket.fleet));
+            Ok(folder.node()?)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn listen_on(settings: &Settings, node: &NodeFile) -> Result<(Listen, bool), Failure> {
+    let text = settings.text("listen").unwrap_or("0.0.0.0,::");
+    let ips = text
+        .split(',')
+        .map(|ip| ip.trim().parse::<IpAddr>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| Failure::new(code::USAGE, format!("{text:?}: {error}")).hint("--listen 0.0.0.0,::"))?;
+    let asked = match settings.text("port") {
+        Some(_) => Some(settings.parse::<u16>("port", "a port number")?),
+        None => None,
+    };
+    let port = match (asked, node.port) {
+        (Some(0), Some(kept)) | (None, Some(kept)) => kept,
+        (Some(port), _) => port,
+        (None, None) => DEFAULT_PORT,
+    };
+    // Only a port that a person named is insisted on.
+    let is_fixed = asked.is_some_and(|port| port != 0);
+    Ok((Listen { ips, port }, is_fixed))
+}
+
+fn collector(settings: &Settings, fleet: FleetId) -> Result<Collector, Failure> {
+    if let Some(folder) = settings.text("telemetry.replay") {
+        return Collector::replay(folder, fleet).map_err(|error| {
+            Failure::new(code::USAGE, "the replay cannot be used").cause(error).hint(format!("ls {folder}"))
+        });
+    }
+    match settings.text("telemetry.root") {
+        None | Some("/") => Ok(Collector::live(fleet)),
+        Some(root) => {
+            let system = Arc::new(collectors::LiveSystem);
+            Ok(Collector::at_root(std::path::Path::new(root), system, fleet))
+        }
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub(crate) async fn run(common: &Common, args: RunArgs) -> Outcome {
+    let flags = [
+        ("listen", args.listen.clone()),
+        ("port", args.port.map(|port| port.to_string())),
+        ("mdns", args.mdns.map(|mdns| mdns.to_string())),
+        ("telemetry.replay", args.replay.as_ref().map(|path| path.display().to_string())),
+        ("log", args.log.clone()),
+        ("log_format", args.log_format.clone()),
+    ];
+    let settings = common.settings(&flags)?;
+    start_logging(&settings)?;
+    silence_guarded_panics();
+    let folder = Folder::lock(&common.data_dir()?)?;
+    let node = member(&folder, &args).await?;
+    let fleet: FleetId = node.fleet.parse().map_err(|_| malformed(&folder))?;
+    let collector = collector(&settings, fleet)?;
+    let plan = Plan {
+        interval_min_ms: settings.parse("telemetry.interval_min_ms", "a number of milliseconds")?,
+        budget_bytes_per_s: settings.parse("telemetry.budget_bytes_per_s", "a number of bytes")?,
+    };
+    serve(folder, node, fleet, &settings, collector, plan).await
+}
+
+fn malformed(folder: &Folder) -> Failure {
+    FolderError::Malformed(folder.path().join("node.json")).into()
+}
+
+async fn serve(
+    folder: Folder,
+    node: NodeFile,
+    fleet: FleetId,
+    settings: &Settings,
+    collector: Collector,
+    plan: Plan,
+) -> Outcome {
+    let path = folder.path().to_owned();
+    let store = Store::open(&folder.store())?;
+    let incarnation = u64::from_str_radix(&node.incarnation, 16).map_err(|_| malformed(&folder))?;
+    let (listen, is_fixed) = listen_on(settings, &node)?;
+    let listen = free_port(listen, is_fixed)?;
+    if node.port != Some(listen.port) {
+        folder.write_node(&NodeFile { port: Some(listen.port), ..node })?;
+    }
+    let (stop, stopped) = oneshot::channel();
+    let clock = Arc::new(SystemClock::new());
+    let key = folder.device_key()?;
+    let mdns = settings.parse("mdns", "true or false")?;
+    let setup =
+        Setup { folder, store, fleet, incarnation, key, clock, mesh: MeshSetup { listen: listen.clone(), mdns } };
+    let (agent, task) = agent::start(setup, stopped).map_err(|error| {
+        Failure::new(code::REFUSED, "the node did not start").cause(error).hint("fleetsync node config")
+    })?;
+    let socket = path.join("api.sock");
+    let listener = api::bind(&socket).map_err(|error| {
+        Failure::new(code::REFUSED, "the API did not start").cause(error).hint(format!("ls -l {}", socket.display()))
+    })?;
+    let explain = Explain::default();
+    let device =
+        agent.look(|node| node.device()).await.map_err(|error| Failure::new(code::REFUSED, error.to_string()))?;
+    let telemetry = Telemetry::start(collector, plan, agent.clone(), device, explain.clone());
+    let (end_api, api_ended) = oneshot::channel::<()>();
+    let api = Api { agent, explain, settings: Arc::new(settings.clone()) };
+    let server = tokio::spawn(api::serve(listener, api, async {
+        // An error means that the sender is gone, which ends the API as well.
+        let _ = api_ended.await;
+    }));
+    note(&format!("ready: {} on port {}, API {}", device.short(), listen.port, socket.display()));
+    tracing::info!(node = %device, port = listen.port, "ready");
+    wait_for_signal().await;
+    tracing::info!("stopping");
+    telemetry.stop();
+    let _ = end_api.send(());
+    let _ = stop.send(());
+    if let Err(error) = task.await {
+        return Err(Failure::new(code::REFUSED, "the node failed").cause(error));
+    }
+    server.abort();
+    Ok(())
+}
+
+/// A port that a person named must be free; any other is exchanged for a free one, which is kept.
+fn free_port(listen: Listen, is_fixed: bool) -> Result<Listen, Failure> {
+    if listen.port == 0 {
+        return pick(listen);
+    }
+    let is_free = |ip: &IpAddr| {
+        std::net::UdpSocket::bind((*ip, listen.port)).is_ok() && std::net::TcpListener::bind((*ip, listen.port)).is_ok()
+    };
+    if listen.ips.iter().filter(|ip| ip.is_ipv4()).all(is_free) {
+        return Ok(listen);
+    }
+    if is_fixed {
+        return Err(Failure::new(code::REFUSED, format!("port {} is in use", listen.port))
+            .hint("fleetsync run --port 0, for a free one"));
+    }
+    note(&format!("port {} is in use: a free one is picked and kept", listen.port));
+    pick(listen)
+}
+
+fn pick(listen: Listen) -> Result<Listen, Failure> {
+    for _ in 0..32 {
+        let ip = listen.ips.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let Ok(socket) = std::net::UdpSocket::bind((ip, 0)) else { continue };
+        let Ok(address) = socket.local_addr() else { continue };
+        if std::net::TcpListener::bind((ip, address.port())).is_ok() {
+            return Ok(Listen { port: address.port(), ..listen });
+        }
+    }
+    Err(Failure::new(code::REFUSED, "no port is free for UDP and TCP"))
+}
+
+async fn wait_for_signal() {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Hostile changes may make Automerge panic; the gate catches that, and says so once, without a backtrace.
+fn silence_guarded_panics() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let is_automerge = info.location().is_some_and(|location| location.file().contains("automerge"));
+        if is_automerge {
+            tracing::warn!("a change made Automerge panic and was refused");
+        } else {
+            default(info);
+        }
+    }));
+}

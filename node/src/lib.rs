@@ -1,0 +1,27 @@
+//! A Fleetsync node: the composition root of the core, the mesh and the collectors, its API and its CLI.
+//!
+//! * `folder`: the data folder, its lock, the device's key
+//! * `store`: RocksDB behind the core's storage contract
+//! * `keys`: the person's keys, which never enter the daemon
+//! * `agent`: the one task that owns the engine, and what it does with its effects
+//! * `api` and [`client`]: HTTP/JSON on a Unix socket
+//! * `cli`: what a person types
+#![deny(missing_docs, unreachable_pub)]
+
+mod agent;
+mod api;
+mod cli;
+pub mod client;
+mod clock;
+mod folder;
+mod identity;
+mod keys;
+mod output;
+mod settings;
+mod store;
+mod telemetry;
+
+/// Runs the command line and returns its exit code (DESIGN 5).
+pub fn main() -> std::process::ExitCode {
+    cli::main()
+}
