@@ -151,6 +151,26 @@ fn bodies_with_numbers_that_do_not_exist() {
             assert!(Statement::decode(&map_of(&pairs)).is_err(), "{wrong:x?}");
         }
     }
+    // What exists, in another form than the canonical one.
+    let others: [&[u8]; 12] = [
+        &[0xf9, 0x3e, 0],
+        &[0xfa, 0x3f, 0xc0, 0, 0],
+        &[0x18, 5],
+        &[0x38, 5],
+        &[0xf8, 20],
+        &[0x9f, 0xf6, 0xff],
+        &[0x98, 1, 0xf6],
+        &[0xb8, 1, 0x61, b'a', 0xf6],
+        &[0xa2, 0x61, b'b', 0xf6, 0x61, b'a', 0xf6],
+        &[0xa2, 0x62, b'a', b'a', 0xf6, 0x61, b'b', 0xf6],
+        &[0xa2, 0x61, b'a', 0xf6, 0x61, b'a', 0xf6],
+        &[0xa1, 0x01, 0xf6],
+    ];
+    for wrong in others {
+        let mut pairs = pairs();
+        pairs[body].1 = wrong.to_vec();
+        assert!(Statement::decode(&map_of(&pairs)).is_err(), "{wrong:x?}");
+    }
     let finite = Statement { body: Ipld::Float(1.5), ..sample() };
     assert_eq!(Statement::decode(&finite.encode()), Ok(finite));
 }

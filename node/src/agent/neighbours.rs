@@ -38,6 +38,8 @@ struct Peer {
     failures: u32,
     next_try: Time,
     errors: Vec<String>,
+    /// When this node's own session ended, milliseconds since 1970.
+    lost_ms: Option<u64>,
 }
 
 /// What a device says of one of its neighbours.
@@ -113,18 +115,19 @@ impl Neighbours {
         self.schedule_report(now);
     }
 
-    pub(super) fn link_down(&mut self, now: Time, peer: Key) {
+    pub(super) fn link_down(&mut self, now: Time, wall_ms: u64, peer: Key) {
         let wait = self.jittered(*BACKOFF_MS.start());
         if let Some(known) = self.peers.get_mut(&peer) {
             known.is_up = false;
             known.next_try = now.plus_millis(wait);
+            known.lost_ms = Some(wall_ms);
         }
         self.schedule_report(now);
     }
 
     /// This node ended the session: the peer is tried again, later.
-    pub(super) fn link_closed(&mut self, now: Time, peer: Key, reason: &str) {
-        self.link_down(now, peer);
+    pub(super) fn link_closed(&mut self, now: Time, wall_ms: u64, peer: Key, reason: &str) {
+        self.link_down(now, wall_ms, peer);
         let wait = self.jittered(CLOSED_BACKOFF_MS);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.errors = vec![reason.to_owned()];
@@ -170,6 +173,11 @@ impl Neighbours {
     /// What the last dial of a peer failed with.
     pub(crate) fn errors(&self, peer: &Key) -> Vec<String> {
         self.peers.get(peer).map(|known| known.errors.clone()).unwrap_or_default()
+    }
+
+    /// When this node lost its last session with a device, milliseconds since 1970.
+    pub(super) fn lost_ms(&self, device: &DeviceId) -> Option<u64> {
+        self.peers.iter().find(|(key, _)| key.device() == *device).and_then(|(_, peer)| peer.lost_ms)
     }
 
     /// Where a peer may be reached.
@@ -321,7 +329,7 @@ mod tests {
         assert!(waits[0] < 301 && waits[11] >= 7_500 && waits[11] <= 22_500, "{waits:?}");
         neighbours.link_up(now, peer(1));
         assert_eq!(neighbours.poll_timeout(), None);
-        neighbours.link_down(now, peer(1));
+        neighbours.link_down(now, 7, peer(1));
         assert!(neighbours.poll_timeout().is_some_and(|at| at <= now.plus_millis(300)));
     }
 

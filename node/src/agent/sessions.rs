@@ -127,7 +127,7 @@ impl Node {
             return;
         }
         tracing::info!(peer = %peer.device().short(), %reason, "link down");
-        self.neighbours.link_down(self.now(), peer);
+        self.neighbours.link_down(self.now(), self.clock.wall_ms(), peer);
         self.emit(NodeEvent::link_down(&peer.device(), reason));
         self.input(Input::LinkDown(link));
     }
@@ -171,7 +171,7 @@ impl Node {
     pub(super) fn close_link(&mut self, link: LinkId, reason: &str) {
         let Some(session) = self.sessions.up.remove(&link) else { return };
         tracing::info!(peer = %session.peer.device().short(), %reason, "link closed");
-        self.neighbours.link_closed(self.now(), session.peer, reason);
+        self.neighbours.link_closed(self.now(), self.clock.wall_ms(), session.peer, reason);
         self.emit(NodeEvent::link_down(&session.peer.device(), reason));
         if let Err(error) = self.mesh.close(PeerKey(session.peer.0)) {
             tracing::warn!(%error, "a session could not be closed");

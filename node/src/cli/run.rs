@@ -55,7 +55,8 @@ fn start_logging(settings: &Settings) -> Result<(), Failure> {
     let filter = settings.text("log").unwrap_or("info");
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| Failure::new(code::USAGE, "the log filter is malformed").cause(error).hint("--log info"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
     match settings.text("log_format") {
         Some("json") => builder.json().init(),
         Some("text") | None => builder.init(),
