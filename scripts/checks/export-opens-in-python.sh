@@ -42,17 +42,14 @@ done
 "$FLEETSYNC" config set camera gone --delete
 "$FLEETSYNC" doc export config/camera --to "$data/camera.automerge"
 PYTHONPATH=$packages python3 - "$data/camera.automerge" <<'PYTHON'
+import json
 import sys
 from pathlib import Path
 
-from automerge.core import Document, ROOT
+from automerge import Doc
 
-document = Document.load(Path(sys.argv[1]).read_bytes())
-keys = list(document.keys(ROOT))
-values = {}
-for key in keys:
-    (_, value), _ = document.get(ROOT, key)
-    values[key] = value
+read = Doc(Path(sys.argv[1]).read_bytes()).json()
+values = json.loads(read) if isinstance(read, (str, bytes)) else read
 expected = {"exposure.mode": "auto", "gain": 2.5, "fps": 30, "name": "007"}
 assert values == expected, f"expected {expected}, read {values}"
 print(f"python reads {values}")
