@@ -18,9 +18,6 @@ use crate::store::{
     history_range, index_key, op_of_history_key, read_record,
 };
 
-/// Most operations without successor of one path; more concurrent writers of one path are refused.
-pub const LEAVES_MAX: usize = 256;
-
 /// What lies in the past of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Past {
@@ -50,9 +47,6 @@ pub enum IndexError {
     /// A delete does not succeed what was visible, or that without its winner.
     #[error("operation {0} deletes something else than what was visible of its path")]
     Delete(usize),
-    /// More than [`LEAVES_MAX`] concurrent operations on one path.
-    #[error("operation {0}: more than {LEAVES_MAX} concurrent operations on one path")]
-    Leaves(usize),
     /// The index could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -84,9 +78,6 @@ pub fn apply(
         let id = OpId { counter: change.start_op + at as u64, actor: change.actor };
         state.check(at, operation)?;
         state.apply(id, operation, change);
-        if state.leaves.len() > LEAVES_MAX {
-            return Err(IndexError::Leaves(at));
-        }
         if document.kind().has_many_writers() {
             let is_delete = operation.action == Action::Delete;
             let record = HistoryRecord { seq: change.seq, is_delete, pred: operation.pred.clone() };

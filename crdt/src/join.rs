@@ -4,6 +4,8 @@
 //!    rests on, which the joiner checks against the fleet id of its ticket.
 //! 2. The joiner sends its admission, signed with the one-time key and with its own; the member publishes it.
 //!
+//! Who has no ticket asks first ([`JoinRequest::Ask`]), and again until an operator has approved.
+//!
 //! No daemon holds an enrolment key; every member can verify the admission offline. Format byte, then postcard.
 
 use serde::de::DeserializeOwned;
@@ -34,6 +36,15 @@ pub enum JoinRequest {
         /// The admission.
         admission: StatementParts,
     },
+    /// To be invited, without a ticket: the member keeps the wish until an operator approves it.
+    Ask {
+        /// The fleet that the joiner means.
+        fleet: FleetId,
+        /// A one-time key that the joiner made; an invitation for it is the approval.
+        one_time: Key,
+        /// The name that the joiner wishes.
+        name: String,
+    },
 }
 
 /// What a member answers.
@@ -45,6 +56,10 @@ pub enum JoinAnswer {
     Welcome,
     /// No.
     Refused(JoinRefusal),
+    /// The wish to join waits for an operator.
+    Waits,
+    /// An operator approved: the invitation, after the statements that it rests on.
+    Invited(Vec<StatementParts>),
 }
 
 /// Why a member does not admit.

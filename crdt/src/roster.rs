@@ -157,6 +157,9 @@ impl Roster {
                 merged
             }
         };
+        if !self.is_vouched(&merged, &body) {
+            return Judgement::Pending(Missing::Authority);
+        }
         Judgement::Store(Box::new(merged))
     }
 
@@ -174,6 +177,19 @@ impl Roster {
         }
         let is_next = greatest.checked_add(1) == Some(statement.version);
         (!is_next).then_some(Judgement::Refused("its version is not 1 + the greatest that it replaces"))
+    }
+
+    /// Whether someone whom the fleet trusts already stands behind a statement that also names keys of its own: a new
+    /// root needs a holder of a root in force, an admission the one-time key. Otherwise anyone could fill the set.
+    fn is_vouched(&self, signed: &SignedStatement, body: &Body) -> bool {
+        let signers = signed.signatures();
+        match body {
+            Body::Root(_) if signed.statement().fleet.is_some() => {
+                self.roots.iter().any(|(_, root)| root.keys.iter().any(|key| signers.contains_key(key)))
+            }
+            Body::Admission(admission) => signers.contains_key(&admission.invitation),
+            _ => true,
+        }
     }
 
     /// Whether a signature by `key` lends authority to such a body, as far as is known here.

@@ -42,6 +42,10 @@ pub const DEFER_MS: u64 = 1_000;
 pub const HAVE_MS: u64 = 250;
 /// Roots are compared with one random peer every 30 to 60 s.
 pub const RECONCILE_MS: (u64, u64) = (30_000, 60_000);
+/// A link on which nothing came for this long is probed, milliseconds.
+pub const PROBE_MS: u64 = 5_000;
+/// A link on which nothing came for this long is closed, milliseconds.
+pub const SILENCE_MS: u64 = 15_000;
 /// Most links.
 pub const LINKS_MAX: usize = 256;
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use crdt::id::{DeviceId, FleetId, Key, Time};
-use crdt::join::{JoinAnswer, JoinRefusal, JoinRequest};
+use crdt::join::{JoinAnswer, JoinRefusal};
 use crdt::roster::Standing;
 use crdt::store::{AuditRecord, Durability};
 use crdt::sync::{Changed, Config, Effect, Engine, Input, Reply, RequestId, Token};
@@ -23,6 +23,7 @@ use crate::folder::Folder;
 use crate::store::{Store, WriteError};
 
 mod events;
+mod joins;
 mod neighbours;
 mod outbox;
 mod presence;
@@ -30,6 +31,7 @@ mod sessions;
 mod syncer;
 
 pub(crate) use events::NodeEvent;
+pub(crate) use joins::Wishes;
 pub(crate) use neighbours::{Neighbours, announced};
 pub(crate) use presence::Presence;
 use sessions::Sessions;
@@ -161,6 +163,7 @@ pub(crate) struct Node {
     gatekeeper: Arc<Gatekeeper>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     joins: BTreeMap<RequestId, u64>,
+    pub(crate) wishes: Wishes,
     next_request: u64,
     syncer: Syncer,
     events: broadcast::Sender<NodeEvent>,
@@ -218,6 +221,7 @@ pub(crate) fn start(
         gatekeeper,
         waiting: BTreeMap::new(),
         joins: BTreeMap::new(),
+        wishes: Wishes::default(),
         next_request: 1,
         syncer,
         events,
@@ -512,43 +516,6 @@ impl Node {
                 self.input(Input::Resync);
             }
             _ => {}
-        }
-    }
-
-    pub(crate) fn join_request(&mut self, id: u64, bytes: &[u8]) {
-        let answer = match crdt::join::decode(bytes) {
-            None => return self.answer_join_bytes(id, Vec::new()),
-            Some(_) if self.is_offline() => {
-                JoinAnswer::Refused(JoinRefusal::Busy("it was told to stay offline".to_owned()))
-            }
-            Some(JoinRequest::Chain { fleet, .. }) if fleet != self.fleet => JoinAnswer::Refused(JoinRefusal::Fleet),
-            Some(JoinRequest::Chain { .. }) => JoinAnswer::Chain(crdt::join::chain(self.engine.replica().roster())),
-            Some(JoinRequest::Admit { .. }) if self.full.is_some() => {
-                JoinAnswer::Refused(JoinRefusal::Busy(self.full.clone().unwrap_or_default()))
-            }
-            Some(JoinRequest::Admit { invitation, admission }) => {
-                let roster = self.engine.replica().roster();
-                match crdt::join::judge_admission(roster, invitation, admission, self.clock.wall_ms()) {
-                    Err(refusal) => JoinAnswer::Refused(refusal),
-                    Ok(statements) => {
-                        let request = self.request_id();
-                        self.joins.insert(request, id);
-                        let statements = statements.iter().map(|signed| signed.parts()).collect();
-                        return self.input(Input::Statements { request, statements });
-                    }
-                }
-            }
-        };
-        self.answer_join(id, &answer);
-    }
-
-    fn answer_join(&self, id: u64, answer: &JoinAnswer) {
-        self.answer_join_bytes(id, crdt::join::encode(answer));
-    }
-
-    fn answer_join_bytes(&self, id: u64, bytes: Vec<u8>) {
-        if let Err(error) = self.mesh.answer_join(id, bytes) {
-            tracing::debug!(%error, "a join was not answered");
         }
     }
 }

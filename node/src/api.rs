@@ -135,6 +135,7 @@ fn router(api: Api) -> Router {
         .route("/v1/document/export", get(documents::export))
         .route("/v1/document/verify", get(documents::verify))
         .route("/v1/members", get(members::list))
+        .route("/v1/wishes", get(members::wishes))
         .route("/v1/roster", get(members::roster))
         .route("/v1/subject", get(members::subject))
         .route("/v1/changes/prepare", post(write::prepare))

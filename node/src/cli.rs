@@ -173,7 +173,12 @@ impl From<ClientError> for Failure {
                     _ => code::REFUSED,
                 };
                 let title = body["title"].as_str().unwrap_or("the node refused").to_owned();
-                Failure::new(code, title).cause(detail)
+                let hint = body["hint"].as_str().unwrap_or(match status {
+                    404 => "fleetsync device ls, or fleetsync doc ls",
+                    400 | 413 => "fleetsync help",
+                    _ => "fleetsync status",
+                });
+                Failure::new(code, title).cause(detail).hint(hint)
             }
         }
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 use crdt::id::{FleetId, Key};
 use crdt::join::{JoinAnswer, JoinRefusal, JoinRequest, decode, encode};
 use crdt::roster::{Judgement, Roster};
-use crdt::statement::{Admission, Body, Invitation, Operator, ROLES, RootKeys, SignedStatement, StatementParts};
+use crdt::statement::{Admission, Body, Invitation, Operator, Pin, ROLES, RootKeys, SignedStatement, StatementParts};
 use crdt::sync::{Config, Effect, Engine, Input, Reply, RequestId};
-use crdt::ticket::Ticket;
+use crdt::ticket::{Address, Ticket};
 use ed25519_dalek::SigningKey;
 use transport::{Listen, PeerKey};
 
@@ -19,6 +19,8 @@ use crate::store::{OpenError, Store, WriteError};
 
 /// How long a join tries, over all addresses.
 const JOIN_TRIES: u32 = 3;
+/// How long a joiner without a ticket waits before it asks again: a member answers four requests a minute.
+const ASK_PAUSE: Duration = Duration::from_secs(16);
 
 /// Why a folder did not become a member's. It can be tried again.
 #[derive(Debug, thiserror::Error)]
@@ -80,11 +82,14 @@ pub(crate) fn found(
         labels: device.labels,
         not_after_ms: now,
     };
-    let statements = vec![
+    let admission = admission(folder, fleet, &one_time)?;
+    let pin = Pin { invitation: public(&one_time), admission: admission.id() };
+    let statements = [
         genesis,
         Body::Operator(first).into_statement(Some(fleet), &[], now).sign(root),
         Body::Invitation(invitation).into_statement(Some(fleet), &[], now).sign(operator),
-        admission(folder, fleet, &one_time)?,
+        admission,
+        Body::Pin(pin).into_statement(Some(fleet), &[], now).sign(operator),
     ];
     settle(folder, fleet, statements.iter().map(SignedStatement::parts).collect())?;
     Ok(fleet)
@@ -131,21 +136,17 @@ fn settle(folder: &Folder, fleet: FleetId, statements: Vec<StatementParts>) -> R
 pub(crate) async fn join(folder: &Folder, ticket: &Ticket) -> Result<String, EnrolError> {
     let key = folder.device_key()?;
     let invitation = ticket.invitation().map_err(|error| EnrolError::Chain(error.to_string()))?;
-    let Ok(Body::Invitation(invited)) = Body::of(invitation.statement()) else {
-        return Err(EnrolError::Chain("the ticket holds no invitation".to_owned()));
-    };
-    let one_time = SigningKey::from_bytes(&ticket.secret);
-    let config = transport::Config::new(key.to_bytes(), Listen { ips: Vec::new(), port: 0 });
-    let (mesh, _events) = transport::spawn(config, Arc::new(|_: &PeerKey| false))?;
+    let (mesh, _events) = dial_only(&key)?;
     let mut by_peer: BTreeMap<Key, Vec<String>> = BTreeMap::new();
     for address in &ticket.addresses {
         by_peer.entry(address.peer).or_default().push(address.address.clone());
     }
+    let entry = Entry { fleet: ticket.fleet, one_time: SigningKey::from_bytes(&ticket.secret), invitation };
     let mut result = Err(EnrolError::NoAddress);
     'tries: for attempt in 0..JOIN_TRIES {
         for (peer, addresses) in &by_peer {
-            let peer = PeerKey(peer.0);
-            result = exchange(&mesh, peer, addresses, ticket, &invitation, &one_time, folder).await;
+            let member = Member { mesh: &mesh, peer: PeerKey(peer.0), addresses };
+            result = entry.exchange(&member, folder).await;
             match &result {
                 Err(EnrolError::Unreachable(_)) => {}
                 _ => break 'tries,
@@ -154,37 +155,104 @@ pub(crate) async fn join(folder: &Folder, ticket: &Ticket) -> Result<String, Enr
         tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
     }
     mesh.shutdown().await;
-    let statements = result?;
-    folder.write_seeds(&ticket.addresses)?;
-    settle(folder, ticket.fleet, statements)?;
-    Ok(invited.name)
+    entry.become_member(folder, &ticket.addresses, result?)
 }
 
-async fn exchange(
-    mesh: &transport::Handle,
-    peer: PeerKey,
-    addresses: &[String],
-    ticket: &Ticket,
-    invitation: &SignedStatement,
-    one_time: &SigningKey,
+/// Asks a member to be let in without a ticket, and again until an operator has approved. Returns the device's name.
+pub(crate) async fn ask_to_join(
     folder: &Folder,
-) -> Result<Vec<StatementParts>, EnrolError> {
-    let fleet = ticket.fleet;
-    let request = JoinRequest::Chain { fleet, invitation: public(one_time) };
-    let chain = match ask(mesh, peer, addresses, &request).await? {
-        JoinAnswer::Chain(chain) => chain,
-        JoinAnswer::Refused(refusal) => return Err(EnrolError::Refused(refusal)),
-        JoinAnswer::Welcome => return Err(EnrolError::Chain("it answers out of turn".to_owned())),
+    fleet: FleetId,
+    member: &Address,
+    name: &str,
+) -> Result<String, EnrolError> {
+    let (mesh, _events) = dial_only(&folder.device_key()?)?;
+    let one_time = SigningKey::from_bytes(&random());
+    let addresses = [member.address.clone()];
+    let at = Member { mesh: &mesh, peer: PeerKey(member.peer.0), addresses: &addresses };
+    let request = JoinRequest::Ask { fleet, one_time: public(&one_time), name: name.to_owned() };
+    let statements = loop {
+        match at.ask(&request).await {
+            Ok(JoinAnswer::Invited(statements)) => break statements,
+            Ok(JoinAnswer::Waits) => tokio::time::sleep(ASK_PAUSE).await,
+            Ok(JoinAnswer::Refused(refusal)) => return Err(EnrolError::Refused(refusal)),
+            Ok(_) => return Err(EnrolError::Chain("it answers out of turn".to_owned())),
+            Err(error) => return Err(error),
+        }
     };
-    let admission = admission(folder, fleet, one_time)?;
-    let mut statements = chain;
-    statements.extend([invitation.parts(), admission.parts()]);
     check_chain(fleet, &statements)?;
-    let request = JoinRequest::Admit { invitation: invitation.parts(), admission: admission.parts() };
-    match ask(mesh, peer, addresses, &request).await? {
-        JoinAnswer::Welcome => Ok(statements),
-        JoinAnswer::Refused(refusal) => Err(EnrolError::Refused(refusal)),
-        JoinAnswer::Chain(_) => Err(EnrolError::Chain("it answers out of turn".to_owned())),
+    let invitation = statements.last().cloned().ok_or_else(|| EnrolError::Chain("it sends nothing".to_owned()))?;
+    let invitation = SignedStatement::from_parts(invitation).map_err(|error| EnrolError::Chain(error.to_string()))?;
+    let entry = Entry { fleet, one_time, invitation };
+    let statements = entry.exchange(&at, folder).await;
+    mesh.shutdown().await;
+    entry.become_member(folder, std::slice::from_ref(member), statements?)
+}
+
+/// A mesh that only dials. It ends when its events are dropped, so they are held beside it.
+type DialOnly = (transport::Handle, tokio::sync::mpsc::Receiver<transport::Event>);
+
+fn dial_only(key: &SigningKey) -> Result<DialOnly, EnrolError> {
+    let config = transport::Config::new(key.to_bytes(), Listen { ips: Vec::new(), port: 0 });
+    Ok(transport::spawn(config, Arc::new(|_: &PeerKey| false))?)
+}
+
+/// What lets a device in: an invitation and the secret of its one-time key.
+struct Entry {
+    fleet: FleetId,
+    one_time: SigningKey,
+    invitation: SignedStatement,
+}
+
+impl Entry {
+    /// The two exchanges; the statements that make the device a member.
+    async fn exchange(&self, member: &Member<'_>, folder: &Folder) -> Result<Vec<StatementParts>, EnrolError> {
+        let request = JoinRequest::Chain { fleet: self.fleet, invitation: public(&self.one_time) };
+        let mut statements = match member.ask(&request).await? {
+            JoinAnswer::Chain(chain) => chain,
+            JoinAnswer::Refused(refusal) => return Err(EnrolError::Refused(refusal)),
+            _ => return Err(EnrolError::Chain("it answers out of turn".to_owned())),
+        };
+        let (invitation, admission) = (&self.invitation, admission(folder, self.fleet, &self.one_time)?);
+        statements.extend([invitation.parts(), admission.parts()]);
+        check_chain(self.fleet, &statements)?;
+        let request = JoinRequest::Admit { invitation: invitation.parts(), admission: admission.parts() };
+        match member.ask(&request).await? {
+            JoinAnswer::Welcome => Ok(statements),
+            JoinAnswer::Refused(refusal) => Err(EnrolError::Refused(refusal)),
+            _ => Err(EnrolError::Chain("it answers out of turn".to_owned())),
+        }
+    }
+
+    fn become_member(
+        &self,
+        folder: &Folder,
+        addresses: &[Address],
+        statements: Vec<StatementParts>,
+    ) -> Result<String, EnrolError> {
+        let Ok(Body::Invitation(invited)) = Body::of(self.invitation.statement()) else {
+            return Err(EnrolError::Chain("there is no invitation".to_owned()));
+        };
+        folder.write_seeds(addresses)?;
+        settle(folder, self.fleet, statements)?;
+        Ok(invited.name)
+    }
+}
+
+/// A member that takes joins, as seen by a joiner.
+struct Member<'a> {
+    mesh: &'a transport::Handle,
+    peer: PeerKey,
+    addresses: &'a [String],
+}
+
+impl Member<'_> {
+    async fn ask(&self, request: &JoinRequest) -> Result<JoinAnswer, EnrolError> {
+        let answer = self
+            .mesh
+            .join(self.peer, self.addresses.to_vec(), encode(request))
+            .await
+            .map_err(|error| EnrolError::Unreachable(error.to_string()))?;
+        decode(&answer).ok_or_else(|| EnrolError::Unreachable("the member refused to answer".to_owned()))
     }
 }
 
@@ -206,17 +274,4 @@ fn check_chain(fleet: FleetId, statements: &[StatementParts]) -> Result<(), Enro
         }
     }
     Ok(())
-}
-
-async fn ask(
-    mesh: &transport::Handle,
-    peer: PeerKey,
-    addresses: &[String],
-    request: &JoinRequest,
-) -> Result<JoinAnswer, EnrolError> {
-    let answer = mesh
-        .join(peer, addresses.to_vec(), encode(request))
-        .await
-        .map_err(|error| EnrolError::Unreachable(error.to_string()))?;
-    decode(&answer).ok_or_else(|| EnrolError::Unreachable("the member refused to answer".to_owned()))
 }

@@ -208,7 +208,7 @@ mod tests {
         let settings = load(file, &[("FLEETSYNC_PORT", "2"), ("FLEETSYNC_LOG", "debug")], Some("3")).unwrap();
         assert_eq!((settings.text("port"), &settings.setting("port").origin), (Some("3"), &Origin::Flag));
         assert_eq!(settings.text("log"), Some("debug"));
-        assert_eq!(settings.parse::<bool>("mdns", "true or false").unwrap(), false);
+        assert!(!settings.parse::<bool>("mdns", "true or false").unwrap());
         assert_eq!(settings.parse::<u64>("telemetry.interval_min_ms", "a number").unwrap(), 5);
         assert_eq!(settings.setting("listen").origin, Origin::Default);
         assert!(load(file, &[], None).unwrap().setting("port").origin.to_string().starts_with("file "));

@@ -10,7 +10,9 @@
 //! | 6 | `Root` | control | the sender's root, to be compared |
 //! | 7 | `Name` | data | interns a log for this session |
 //! | 8 | `Changes` | data | a signed run of an interned log |
-//! | 9–15 | | | reserved: `Ask`, `WantHash`, `Credit`, `Probe`, `ProbeAnswer`, `Ranges`, `Request` |
+//! | 9 | `Probe` | control | to be answered at once |
+//! | 10 | `ProbeAnswer` | control | the same number |
+//! | 11–15 | | | reserved: `Ask`, `WantHash`, `Credit`, `Ranges`, `Request` |
 
 use serde::{Deserialize, Serialize};
 
@@ -121,6 +123,10 @@ pub enum Frame {
     Name(Name),
     /// A signed run.
     Changes(Changes),
+    /// To be answered at once with the same number.
+    Probe(u64),
+    /// The answer.
+    ProbeAnswer(u64),
 }
 
 /// Why bytes are no frame.
@@ -150,6 +156,8 @@ impl Frame {
             Frame::Root(root) => body(6, root),
             Frame::Name(name) => body(7, name),
             Frame::Changes(changes) => body(8, changes),
+            Frame::Probe(number) => body(9, number),
+            Frame::ProbeAnswer(number) => body(10, number),
         }
     }
 
@@ -174,6 +182,8 @@ impl Frame {
             6 => Frame::Root(body(6, rest)?),
             7 => Frame::Name(body(7, rest)?),
             8 => Frame::Changes(body(8, rest)?),
+            9 => Frame::Probe(body(9, rest)?),
+            10 => Frame::ProbeAnswer(body(10, rest)?),
             _ => return Ok(None),
         };
         if frame.is_within_limits() { Ok(Some(frame)) } else { Err(FrameError::Body(*kind)) }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::frame::{Changes, Clock, ENTRIES_MAX, FRAME_BYTES_MAX, Frame, Hello, Name, PROTOCOL_RANGE, Scope};
 use super::{
-    After, Channel, DEFER_MS, Effect, Engine, HAVE_MS, HELLO_TIMEOUT_MS, LINKS_MAX, LinkId, RECONCILE_MS,
-    SEND_BYTES_MAX, read_run,
+    After, Channel, DEFER_MS, Effect, Engine, HAVE_MS, HELLO_TIMEOUT_MS, LINKS_MAX, LinkId, PROBE_MS, RECONCILE_MS,
+    SEND_BYTES_MAX, SILENCE_MS, read_run,
 };
 use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
 use crate::roster::Standing;
@@ -46,6 +46,8 @@ pub struct LinkSummary {
     pub is_ready: bool,
     /// Logs of which the peer lacks something that waits to be sent.
     pub backlog: usize,
+    /// The round trip of the last probe, microseconds; links are probed only while they are idle.
+    pub rtt_micros: Option<u64>,
 }
 
 /// A link and what is known of its peer.
@@ -78,6 +80,10 @@ pub(super) struct Link {
     turn: u64,
     early: VecDeque<Vec<u8>>,
     early_bytes: usize,
+    heard_at: Time,
+    /// When a probe was sent that is not answered yet.
+    probed_at: Option<Time>,
+    rtt_micros: Option<u64>,
 }
 
 fn channel_slot(channel: Channel) -> usize {
@@ -97,12 +103,12 @@ pub(super) fn signers_digest(signed: &SignedStatement) -> u32 {
 }
 
 impl Link {
-    fn new(peer: Key, hello_by: Time) -> Link {
+    fn new(peer: Key, now: Time) -> Link {
         Link {
             peer,
             device: peer.device(),
             phase: Phase::Greeting,
-            hello_by,
+            hello_by: now.plus_millis(HELLO_TIMEOUT_MS),
             sent_root: None,
             peer_root: None,
             budget: [0; 2],
@@ -123,6 +129,9 @@ impl Link {
             turn: 0,
             early: VecDeque::new(),
             early_bytes: 0,
+            heard_at: now,
+            probed_at: None,
+            rtt_micros: None,
         }
     }
 
@@ -134,7 +143,9 @@ impl Link {
     pub(super) fn timeout(&self) -> Option<Time> {
         let greeting = (self.phase == Phase::Greeting).then_some(self.hello_by);
         let deferred = self.deferred.values().min().copied();
-        greeting.into_iter().chain(deferred).chain(self.have_by).min()
+        let silence = if self.probed_at.is_some() { SILENCE_MS } else { PROBE_MS };
+        let probe = self.heard_at.plus_millis(silence);
+        greeting.into_iter().chain(deferred).chain(self.have_by).chain([probe]).min()
     }
 
     pub(super) fn summary(&self, link: LinkId) -> LinkSummary {
@@ -144,7 +155,13 @@ impl Link {
             device: self.device,
             is_ready: self.phase == Phase::Ready,
             backlog: self.lacking.len(),
+            rtt_micros: self.rtt_micros,
         }
+    }
+
+    /// Something came from the peer.
+    pub(super) fn heard(&mut self, now: Time) {
+        self.heard_at = now;
     }
 
     pub(super) fn has(&self) -> impl Iterator<Item = (Actor, u64)> + '_ {
@@ -180,7 +197,7 @@ impl Engine {
         if self.links.is_empty() {
             self.reconcile_at = self.next_reconcile(now);
         }
-        self.links.insert(id, Link::new(peer, now.plus_millis(HELLO_TIMEOUT_MS)));
+        self.links.insert(id, Link::new(peer, now));
         self.after.push(After::Hello(id));
     }
 
@@ -534,6 +551,7 @@ impl Engine {
         for id in late {
             self.close(id, "the peer did not say Hello in time");
         }
+        self.probe_silent(now);
         for link in self.links.values_mut() {
             let due: Vec<Actor> =
                 link.deferred.iter().filter(|(_, until)| **until <= now).map(|(actor, _)| *actor).collect();
@@ -550,6 +568,37 @@ impl Engine {
             self.compare_with_one();
         }
         self.pump(now, staged, None)
+    }
+
+    /// Probes links on which nothing came for a while, and closes those that stay silent: a TCP connection to a
+    /// machine that lost its power would stand for many minutes.
+    fn probe_silent(&mut self, now: Time) {
+        let silent = |link: &Link, millis| link.heard_at.plus_millis(millis) <= now;
+        let dead: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| silent(link, SILENCE_MS)).map(|(id, _)| *id).collect();
+        for id in dead {
+            self.close(id, "the peer is silent");
+        }
+        let idle: Vec<LinkId> = self
+            .links
+            .iter_mut()
+            .filter(|(_, link)| link.probed_at.is_none() && silent(link, PROBE_MS))
+            .map(|(id, link)| {
+                link.probed_at = Some(now);
+                *id
+            })
+            .collect();
+        for id in idle {
+            self.send_control(id, &Frame::Probe(now.0));
+        }
+    }
+
+    /// A probe came back; its number is when it was sent.
+    pub(super) fn probe_answered(&mut self, now: Time, id: LinkId, number: u64) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.probed_at.take_if(|at| at.0 == number).is_some() {
+            link.rtt_micros = Some(now.0.saturating_sub(number));
+        }
     }
 
     /// Sends our root to one random link; whoever finds another root answers with a clock.

@@ -105,7 +105,11 @@ impl Pending {
 
     /// Keeps a statement until its signers or what it replaces are known; `false` where the limit forbids it.
     pub(crate) fn insert_statement(&mut self, signed: SignedStatement, link: Option<LinkId>) -> bool {
-        let fits = self.statements.len() < STATEMENTS_MAX || self.statements.contains_key(&signed.id());
+        if let Some((waiting, _)) = self.statements.get_mut(&signed.id()) {
+            waiting.merge(&signed); // each of two signatures may come by itself
+            return true;
+        }
+        let fits = self.statements.len() < STATEMENTS_MAX;
         if fits {
             self.statements.insert(signed.id(), (signed, link));
         }

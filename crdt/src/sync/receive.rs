@@ -22,7 +22,8 @@ impl Engine {
         id: LinkId,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
-        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.heard(now);
         let peer = link.peer;
         match Frame::decode(bytes) {
             Ok(None) => {}
@@ -51,6 +52,8 @@ impl Engine {
                 self.wanted(id, actor, seq);
                 self.pump(now, staged, Some(id))?;
             }
+            Ok(Some(Frame::Probe(number))) => self.send_control(id, &Frame::ProbeAnswer(number)),
+            Ok(Some(Frame::ProbeAnswer(number))) => self.probe_answered(now, id, number),
             Ok(Some(Frame::Root(root))) => self.receive_root(id, root),
             Ok(Some(Frame::Statement(parts))) => self.receive_statement(staged, id, parts)?,
             Ok(Some(Frame::Name(name))) => self.receive_name(staged, id, name),

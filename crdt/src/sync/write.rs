@@ -10,7 +10,7 @@ use crate::admission::{EPOCH_CHANGES_MAX, EPOCH_RAW_BYTES_MAX, Outcome, Seal, va
 use crate::change::{LogName, PreparedChange, Run, sign};
 use crate::id::{Actor, ChainHash, Key, Time};
 use crate::index::read_key;
-use crate::raw::{Action, NewChange, OPERATIONS_MAX, OpId, Operation, encode, hash_of};
+use crate::raw::{Action, NewChange, OPERATIONS_MAX, OpId, Operation, TIME_MAX_S, encode, hash_of};
 use crate::schema::{DocumentName, Value, check_path, paths_clash};
 use crate::statement::{Role, SignatureBytes, SignedStatement, StatementParts};
 use crate::store::{ChangeRecord, Durability, LogRecord, Staged, StoreError, Table, change_key, meta_key, read_record};
@@ -148,7 +148,7 @@ impl Engine {
             actor: log.actor(&self.config.fleet),
             seq,
             start_op: max_op + 1,
-            time_s: i64::try_from(self.wall_ms / 1000).unwrap_or(i64::MAX),
+            time_s: i64::try_from(self.wall_ms / 1000).unwrap_or(TIME_MAX_S).min(TIME_MAX_S),
             message,
             deps,
             operations,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 pub(crate) struct NodeEvent {
     /// Milliseconds since 1970 by this node's clock.
     pub(crate) time_ms: u64,
-    /// `change`, `statement`, `link up`, `link down`, `refused`, `offline`, `online`, `disk full`, `disk room`, `fault`.
+    /// `change`, `statement`, `link up`, `link down`, `refused`, `wants to join`, `offline`, `online`, `disk full`, `disk room`, `fault`.
     pub(crate) event: &'static str,
     /// What it is about.
     pub(crate) subject: String,
@@ -50,6 +50,10 @@ impl NodeEvent {
             "seq": record.seq,
         });
         NodeEvent::new("refused", record.document.clone().unwrap_or_default(), detail)
+    }
+
+    pub(super) fn wish(device: &DeviceId, name: &str, address: &str) -> NodeEvent {
+        NodeEvent::new("wants to join", device.to_string(), json!({ "name": name, "address": address }))
     }
 
     pub(super) fn offline(offline: bool) -> NodeEvent {

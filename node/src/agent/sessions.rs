@@ -84,7 +84,7 @@ impl Node {
             Event::Writable { session, stream, .. } => {
                 self.flush(LinkId(session.0), channel_of(stream));
             }
-            Event::JoinRequest { id, bytes, .. } => self.join_request(id, &bytes),
+            Event::JoinRequest { id, peer, addr, bytes } => self.join_request(id, peer, addr, &bytes),
             Event::DialFailed { peer, errors } => {
                 tracing::debug!(%peer, ?errors, "a dial failed");
                 self.neighbours.dial_failed(self.now(), Key(peer.0), errors);

@@ -74,6 +74,23 @@ pub(super) async fn roster(State(api): State<Api>) -> Result<Json<Value>, Proble
     Ok(Json(api.agent.look(report).await?))
 }
 
+/// Devices that asked to join without a ticket.
+pub(super) async fn wishes(State(api): State<Api>) -> Result<Json<Value>, Problem> {
+    let list = |node: &Node| {
+        let wishes = node.wishes.iter().map(|(device, wish)| {
+            json!({
+                "device": device.device().to_string(),
+                "name": wish.name,
+                "address": wish.address,
+                "age_s": node.clock.wall_ms().saturating_sub(wish.asked_ms) / 1000,
+                "one_time": wish.one_time.to_string(),
+            })
+        });
+        Value::Array(wishes.collect())
+    };
+    Ok(Json(api.agent.look(list).await?))
+}
+
 #[derive(Deserialize)]
 pub(super) struct SubjectQuery {
     kind: String,

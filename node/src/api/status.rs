@@ -28,6 +28,9 @@ pub(super) fn presence_text(node: &Node, presence: Presence) -> String {
 fn report(node: &Node) -> Value {
     let replica = node.engine.replica();
     let sessions = node.engine.links().count();
+    let mut rtts: Vec<u64> = node.engine.links().filter_map(|link| link.rtt_micros).collect();
+    rtts.sort_unstable();
+    let rtt_ms_p50 = rtts.get(rtts.len() / 2).map(|micros| *micros as f64 / 1000.0);
     let known = replica.roster().devices().count().saturating_sub(1);
     let (pending, _) = node.engine.pending();
     json!({
@@ -41,12 +44,13 @@ fn report(node: &Node) -> Value {
         "documents": replica.documents().len(),
         "changes": replica.changes(),
         "statements": replica.roster().entries().len(),
-        "peers": { "known": known, "up": sessions, "direct": sessions, "relayed": 0, "rtt_ms_p50": null },
+        "peers": { "known": known, "up": sessions, "direct": sessions, "relayed": 0, "rtt_ms_p50": rtt_ms_p50 },
         "behind": node.engine.behind(),
         "offline": node.is_offline(),
         "pending": pending,
         "refusing_writes": node.full,
         "standing": format!("{:?}", replica.standing(&node.device())).to_lowercase(),
+        "key": node.key.to_string(),
         "listening": node.listening,
     })
 }
@@ -76,6 +80,7 @@ pub(super) async fn peers(State(api): State<Api>) -> Result<Json<Value>, Problem
                 "bytes_out": session.map(|session| session.bytes_out),
                 "compared": link.as_ref().map(|link| link.is_ready),
                 "backlog": link.as_ref().map(|link| link.backlog),
+                "rtt_ms": link.as_ref().and_then(|link| link.rtt_micros).map(|micros| micros as f64 / 1000.0),
                 "known_addresses": node.neighbours.addresses(&key),
                 "errors": node.neighbours.errors(&key),
             }));

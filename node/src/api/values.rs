@@ -41,7 +41,7 @@ pub(crate) fn from_json(json: &Json) -> Option<Value> {
 
 /// The bytes that hexadecimal digits stand for.
 pub(crate) fn bytes_of(digits: &str) -> Option<Vec<u8>> {
-    if !digits.is_ascii() || digits.len() % 2 != 0 {
+    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
         return None;
     }
     (0..digits.len()).step_by(2).map(|at| unhex::<1>(&digits[at..at + 2]).ok().map(|byte| byte[0])).collect()

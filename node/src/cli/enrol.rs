@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use clap::Args;
 use crdt::id::FleetId;
 use crdt::statement::check_word;
-use crdt::ticket::Ticket;
+use crdt::ticket::{Address, Ticket};
 use ed25519_dalek::SigningKey;
 
 use super::{Common, Failure, Outcome, code};
 use crate::folder::{Folder, FolderError, random};
-use crate::identity::{EnrolError, FirstDevice, found, genesis, join as join_fleet};
+use crate::identity::{EnrolError, FirstDevice, ask_to_join, found, genesis, join as join_fleet};
 use crate::keys::{KeyKind, Keys, Passphrase};
 use crate::output::{line, note};
 
@@ -35,7 +35,17 @@ pub(crate) struct InitArgs {
 #[derive(Args)]
 pub(crate) struct JoinArgs {
     /// What `fleetsync member invite` printed
-    ticket: String,
+    #[arg(required_unless_present = "ask")]
+    ticket: Option<String>,
+    /// Ask a member without a ticket, and wait for an operator's `fleetsync member approve`
+    #[arg(long, value_name = "KEY@ADDRESS", conflicts_with = "ticket", requires_all = ["fleet", "name"])]
+    ask: Option<String>,
+    /// The fleet to ask for (`fleetsync status` on the member)
+    #[arg(long, value_name = "ID")]
+    fleet: Option<FleetId>,
+    /// The name to ask with
+    #[arg(long)]
+    name: Option<String>,
 }
 
 impl From<FolderError> for Failure {
@@ -118,13 +128,35 @@ pub(crate) fn ticket_of(text: &str) -> Result<Ticket, Failure> {
     })
 }
 
-/// Joins with a ticket.
+/// `KEY@ADDRESS`, as `fleetsync status` of a member shows it.
+fn member_of(word: &str) -> Result<Address, Failure> {
+    let malformed = || {
+        Failure::new(code::USAGE, format!("{word:?} is no member's address"))
+            .hint("fleetsync status on the member shows it: KEY@/ip4/192.0.2.1/udp/4410/quic-v1")
+    };
+    let (peer, address) = word.split_once('@').ok_or_else(malformed)?;
+    Ok(Address { peer: peer.parse().map_err(|error| malformed().cause(error))?, address: address.to_owned() })
+}
+
+/// Joins with a ticket, or asks for approval.
 pub(crate) async fn join(common: &Common, args: &JoinArgs) -> Outcome {
-    let ticket = ticket_of(&args.ticket)?;
-    let folder = Folder::lock(&common.data_dir()?)?;
-    folder.refuse_member()?;
-    let name = join_fleet(&folder, &ticket).await?;
-    note(&format!("this device is now {name} of fleet {}", ticket.fleet));
+    let (name, fleet, folder) = match (&args.ticket, &args.ask, args.fleet, &args.name) {
+        (Some(ticket), ..) => {
+            let ticket = ticket_of(ticket)?;
+            let folder = Folder::lock(&common.data_dir()?)?;
+            folder.refuse_member()?;
+            (join_fleet(&folder, &ticket).await?, ticket.fleet, folder)
+        }
+        (None, Some(ask), Some(fleet), Some(name)) => {
+            let (member, name) = (member_of(ask)?, checked(name, "name")?);
+            let folder = Folder::lock(&common.data_dir()?)?;
+            folder.refuse_member()?;
+            note(&format!("waiting for an operator: fleetsync member approve {name}"));
+            (ask_to_join(&folder, fleet, &member, &name).await?, fleet, folder)
+        }
+        _ => return Err(Failure::new(code::USAGE, "a ticket is missing").hint("fleetsync join --help")),
+    };
+    note(&format!("this device is now {name} of fleet {fleet}"));
     note(&format!("next: fleetsync run --data-dir {}", folder.path().display()));
     line(&name);
     Ok(())

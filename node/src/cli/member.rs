@@ -14,6 +14,9 @@ use crate::folder::random;
 use crate::keys::{KeyKind, Keys};
 use crate::output::{Format, json, line, note, print, scalar, table};
 
+/// For how long an approval is taken, milliseconds.
+const APPROVAL_MS: u64 = 3_600_000;
+
 /// `member`
 #[derive(Subcommand)]
 pub(crate) enum MemberCommand {
@@ -32,8 +35,22 @@ pub(crate) enum MemberCommand {
         #[arg(long, default_value_t = 24)]
         hours: u64,
     },
-    /// List members
+    /// List members, and devices that wait for approval
     Ls,
+    /// Let a device in that asked without a ticket (fleetsync join --ask)
+    Approve {
+        /// The name that it asked with, or a unique prefix of its id
+        device: String,
+        /// Another name for it
+        #[arg(long)]
+        name: Option<String>,
+        /// The device's zone
+        #[arg(long, default_value = "default")]
+        zone: String,
+        /// A label of the device, more than once for more
+        #[arg(long = "label", value_name = "KEY=VALUE")]
+        labels: Vec<String>,
+    },
 }
 
 /// `key`
@@ -57,7 +74,50 @@ pub(crate) async fn run(common: &Common, command: MemberCommand) -> Outcome {
             invite(common, invitation).await
         }
         MemberCommand::Ls => list(common).await,
+        MemberCommand::Approve { device, name, zone, labels } => {
+            let invitation = Invitation {
+                key: crdt::id::Key([0; 32]),
+                name: name.map(|name| checked(&name, "name")).transpose()?.unwrap_or_default(),
+                zone: checked(&zone, "zone")?,
+                labels: labels_of(&labels)?,
+                not_after_ms: wall_ms() + APPROVAL_MS,
+            };
+            approve(common, &device, invitation).await
+        }
     }
+}
+
+/// Certifies the one-time key of a device that asked; it finds the invitation when it asks again.
+async fn approve(common: &Common, device: &str, mut invitation: Invitation) -> Outcome {
+    let mut client = common.connect().await?;
+    let wishes = client.get("/v1/wishes").await?;
+    let is_meant = |wish: &&Value| {
+        wish["name"] == Value::String(device.to_owned())
+            || wish["device"].as_str().is_some_and(|id| id.starts_with(device))
+    };
+    let found: Vec<&Value> = wishes.as_array().into_iter().flatten().filter(is_meant).collect();
+    let wish = match found.as_slice() {
+        [wish] => *wish,
+        [] => {
+            return Err(Failure::new(code::NOT_FOUND, format!("no device {device:?} waits for approval at this node"))
+                .hint("fleetsync member ls"));
+        }
+        several => {
+            let ids: Vec<String> = several.iter().map(|wish| scalar(&wish["device"])).collect();
+            return Err(Failure::new(code::USAGE, format!("{device:?} is ambiguous")).cause(ids.join(", ")));
+        }
+    };
+    invitation.key = text(wish, "one_time")?
+        .parse()
+        .map_err(|error| Failure::new(code::REFUSED, "the node's answer has no key").cause(error))?;
+    if invitation.name.is_empty() {
+        invitation.name = checked(text(wish, "name")?, "name")?;
+    }
+    let operator = Operator::unlock(common, &mut client).await?;
+    let name = invitation.name.clone();
+    operator.state(&mut client, Body::Invitation(invitation)).await?;
+    note(&format!("{name} ({}) is let in when it asks again, within 16 s", scalar(&wish["device"])));
+    Ok(())
 }
 
 async fn invite(common: &Common, mut invitation: Invitation) -> Outcome {
@@ -90,13 +150,24 @@ async fn invite(common: &Common, mut invitation: Invitation) -> Outcome {
 
 async fn list(common: &Common) -> Outcome {
     let mut client = common.connect().await?;
-    let members = client.get("/v1/members").await?;
+    let mut members = client.get("/v1/members").await?;
+    let wishes = client.get("/v1/wishes").await?;
+    if let (Value::Array(members), Value::Array(wishes)) = (&mut members, wishes) {
+        members.extend(wishes.into_iter().map(|mut wish| {
+            wish["standing"] = Value::from("waits for approval");
+            wish
+        }));
+    }
     if common.format() != Format::Table {
         print(&json(&members, common.format()));
         return Ok(());
     }
     let row = |member: &Value| {
-        let present = if member["present"] == Value::Bool(true) { "present" } else { "away" };
+        let present = match &member["present"] {
+            Value::Bool(true) => "present",
+            Value::Bool(false) => "away",
+            _ => "-",
+        };
         vec![
             scalar(&member["name"]),
             scalar(&member["standing"]),

@@ -61,7 +61,8 @@ pub(crate) async fn status(common: &Common) -> Outcome {
         rows.push(vec!["refusing".to_owned(), format!("writes: {reason}")]);
     }
     for address in status["listening"].as_array().into_iter().flatten() {
-        rows.push(vec!["listening".to_owned(), scalar(address)]);
+        // In the form that `join --ask` takes.
+        rows.push(vec!["listening".to_owned(), format!("{}@{}", scalar(&status["key"]), scalar(address))]);
     }
     let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(0);
     for row in rows {
@@ -99,7 +100,7 @@ pub(crate) async fn peer(common: &Common, command: PeerCommand) -> Outcome {
         PeerCommand::Ls if common.format() != Format::Table => print(&json(&peers, common.format())),
         PeerCommand::Ls => {
             let rows: Vec<_> = all.iter().map(row).collect();
-            print(&table(&["PEER", "STATE", "PRESENCE", "SINCE", "VIA", "SENT", "RECEIVED", "BACKLOG"], &rows));
+            print(&table(&["PEER", "STATE", "PRESENCE", "SINCE", "RTT", "VIA", "SENT", "RECEIVED", "BACKLOG"], &rows));
         }
         PeerCommand::Show { peer } => {
             let matches = |entry: &&Value| {
@@ -128,6 +129,7 @@ fn row(peer: &Value) -> Vec<String> {
         scalar(&peer["state"]),
         scalar(&peer["presence"]),
         peer["since_s"].as_u64().map_or("-".to_owned(), age),
+        peer["rtt_ms"].as_f64().map_or("-".to_owned(), |millis| format!("{millis:.1} ms")),
         scalar(&peer["address"]),
         bytes("bytes_out"),
         bytes("bytes_in"),

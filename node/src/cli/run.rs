@@ -184,6 +184,7 @@ async fn serve(
 ) -> Outcome {
     let path = folder.path().to_owned();
     let store = Store::open(&folder.store())?;
+    store.check_all().map_err(OpenError::from)?;
     let incarnation = u64::from_str_radix(&node.incarnation, 16).map_err(|_| malformed(&folder))?;
     let (listen, is_fixed) = listen_on(settings, &node)?;
     let listen = free_port(listen, is_fixed)?;

@@ -123,7 +123,10 @@ impl Operator {
                     }
                 }
                 // What was signed under this number before goes first.
-                Err(SignError::Other(before) | SignError::History(before)) => {
+                Err(SignError::Other(before)) => {
+                    self.submit(client, &before).await?;
+                }
+                Err(SignError::History(before)) if !before.accepted => {
                     self.submit(client, &before).await?;
                 }
                 Err(error) => return Err(error.into()),

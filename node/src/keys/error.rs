@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use crate::keys::journal::Signed;
 use crate::keys::{KeyKind, WORK_FACTOR_LOG2_MAX};
 
+/// The way on where this node's log and the journal disagree: every node has a log of its own.
+const ELSEWHERE: &str = "make the change through another node: `fleetsync --api unix:PATH …`";
+
 /// Why a key or an entry of the journal was not read or written. Nothing was signed, and no key file changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -85,6 +88,8 @@ pub(crate) enum KeyError {
     /// The key is encrypted and its public key is not beside it; [`super::Keys::unlock`] writes it again.
     #[error("the public key {} is missing, and the key is encrypted", path.display())]
     NoPublic {
+        /// Of which key.
+        kind: KeyKind,
         /// Where the public key was looked for.
         path: PathBuf,
     },
@@ -148,13 +153,13 @@ impl KeyError {
             }
             KeyError::EmptyPassphrase => "for a key without a passphrase add `--no-passphrase`".to_owned(),
             KeyError::Permissions { path, .. } => format!("chmod 600 {}", quoted(path)),
-            KeyError::NoPublic { .. } => "unlock the key once: `fleetsync key show`".to_owned(),
+            KeyError::NoPublic { kind: KeyKind::Operator, .. } => {
+                "unlock the key once with any change: `fleetsync config set …`".to_owned()
+            }
             KeyError::PublicMismatch { path } => {
                 format!("if the secret key is the right one: `rm {}`, and it is written again", quoted(path))
             }
-            KeyError::Damaged { .. } => {
-                "keep the file; work through another node: `fleetsync --api ssh://HOST …`".to_owned()
-            }
+            KeyError::Damaged { .. } => format!("keep the file, and {ELSEWHERE}"),
             KeyError::Busy { path } => format!("see who it is: `fuser -v {}`", quoted(path)),
             KeyError::NoFolder => "name a folder with `--keys DIR`".to_owned(),
             _ => return None,
@@ -200,12 +205,8 @@ impl SignError {
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
             SignError::Keys(error) => error.hint(),
-            SignError::Behind { .. } => {
-                Some("the node has an older state than the journal: `fleetsync node identity new` on it".to_owned())
-            }
-            SignError::History(before) if before.accepted => Some(
-                "the node's history is another one than was signed: `fleetsync node identity new` on it".to_owned(),
-            ),
+            SignError::Behind { .. } => Some(ELSEWHERE.to_owned()),
+            SignError::History(before) if before.accepted => Some(ELSEWHERE.to_owned()),
             _ => None,
         }
     }

@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
@@ -8,8 +10,13 @@ use super::*;
 
 const FLEET: FleetId = FleetId([0xf1; 32]);
 
-/// What `create` wrote in November 2026 with the passphrase "correct horse": stored keys must open for ever.
-const GOLDEN_ENCRYPTED: &str = "GOLDEN";
+/// Golden: what `create` wrote with the passphrase "correct horse"; stored keys must open for ever.
+const GOLDEN_ENCRYPTED: &str = "\
+    6167652d656e6372797074696f6e2e6f72672f76310a2d3e2073637279707420676c3730724873446578616d5941564f316d4532486720\
+    31340a68363162333854683563455436756847786b666a3751384a35387a75676245304b7179616f6555757977730a2d2d2d2077756434\
+    35572b65382f7233626264754a5a684f4d5a434c6c345750757a6b3063365a6c747244454258380aa619f133457e4c13031312efff0149\
+    4178a3c6f43aa4bf6a40eb48a507525bab2bf2f8536523bca74fabdb0a798bd02b337b3f4013126cd7804a9e41969526817f9fc679b122\
+    e1e1ee5f972232b0a34689bc9c539020572d818a1375803372b693056883a731ca9235bc4918351a0560bef4cb2a7df001aad5c9e1";
 
 fn seed() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
@@ -101,6 +108,10 @@ fn a_key_is_never_overwritten() {
     let other = SigningKey::from_bytes(&[8; 32]);
     let again = || Keys::create(dir.path(), FLEET, KeyKind::Operator, &other, &Passphrase::None);
     assert!(matches!(again().unwrap_err(), KeyError::Exists { path } if path == keys.key_path(KeyKind::Operator)));
+    // Before anybody is asked for a passphrase.
+    let unasked = Passphrase::File("/nowhere".into());
+    let error = Keys::create(dir.path(), FLEET, KeyKind::Operator, &other, &unasked).unwrap_err();
+    assert!(matches!(error, KeyError::Exists { .. }), "{error}");
     // The secret key was moved to a safe place: its public half is kept as well.
     std::fs::remove_file(keys.key_path(KeyKind::Operator)).unwrap();
     assert!(matches!(again().unwrap_err(), KeyError::Exists { path } if path == keys.public_path(KeyKind::Operator)));

@@ -116,6 +116,12 @@ impl OpenError {
     }
 }
 
+impl From<Damage> for OpenError {
+    fn from(Damage { file, cause }: Damage) -> OpenError {
+        OpenError::Damaged { file, cause }
+    }
+}
+
 impl WriteError {
     pub(super) fn from_rocksdb(message: &str, folder: &Path, notices: &Notices) -> WriteError {
         match Kind::of(message) {

@@ -47,6 +47,8 @@ fn frames() -> Vec<Frame> {
         Frame::Root(Root([6; 32])),
         Frame::Name(Name { number: 300, log }),
         Frame::Changes(Changes { number: 300, first_seq: 4, changes, signature: SignatureBytes([5; 64]) }),
+        Frame::Probe(300),
+        Frame::ProbeAnswer(300),
     ]
 }
 
@@ -73,6 +75,8 @@ b6f50d010001
 020202020202020202020202020202020202020202020202020202ac02
 08ac0204020301020301040505050505050505050505050505050505050505050505050505050505050505050505050505050505050505\
 0505050505050505050505050505050505050505
+09ac02
+0aac02
 ";
 
 #[test]
@@ -82,7 +86,7 @@ fn frames_round_trip_on_their_streams() {
         assert_eq!(bytes[0], kind);
         assert_eq!(Frame::decode(&bytes), Ok(Some(frame.clone())));
         assert_eq!(is_payload(&bytes), matches!(frame, Frame::Statement(_) | Frame::Changes(_)));
-        assert_eq!(frame.channel(), if kind >= 7 { Channel::Data } else { Channel::Control });
+        assert_eq!(frame.channel(), if matches!(kind, 7 | 8) { Channel::Data } else { Channel::Control });
         // Nothing may be missing, nothing may follow.
         assert_eq!(Frame::decode(&[&bytes[..], &[0]].concat()), Err(FrameError::Body(kind)));
         for cut in 1..bytes.len() {
@@ -93,7 +97,7 @@ fn frames_round_trip_on_their_streams() {
 
 #[test]
 fn unknown_types_are_skipped() {
-    for kind in [0].into_iter().chain(9..=255) {
+    for kind in [0].into_iter().chain(11..=255) {
         assert_eq!(Frame::decode(&[kind]), Ok(None));
         assert_eq!(Frame::decode(&[kind, 1, 2, 3]), Ok(None));
     }

@@ -33,6 +33,8 @@ pub(super) struct Node {
     synced: MemoryStore,
     unsynced: Vec<Batch>,
     pub(super) is_up: bool,
+    /// It takes no input and does nothing, while its sessions stand.
+    is_frozen: bool,
     pub(super) audit: Vec<AuditRecord>,
     pub(super) closed: Vec<String>,
     pub(super) replies: BTreeMap<RequestId, Reply>,
@@ -92,6 +94,7 @@ impl Cluster {
                 synced: MemoryStore::default(),
                 unsynced: Vec::new(),
                 is_up: true,
+                is_frozen: false,
                 audit: Vec::new(),
                 closed: Vec::new(),
                 replies: BTreeMap::new(),
@@ -134,7 +137,7 @@ impl Cluster {
 
     pub(super) fn input(&mut self, number: usize, input: Input) {
         let node = &mut self.nodes[number];
-        if !node.is_up {
+        if !node.is_up || node.is_frozen {
             return;
         }
         node.engine.handle(self.now, input, &node.store);
@@ -291,6 +294,11 @@ impl Cluster {
         node.unsynced.clear();
     }
 
+    /// Stops a node without ending it.
+    pub(super) fn freeze(&mut self, number: usize) {
+        self.nodes[number].is_frozen = true;
+    }
+
     /// Starts a node again on what its crash left.
     pub(super) fn restart(&mut self, number: usize) {
         if self.nodes[number].is_up {
@@ -305,7 +313,7 @@ impl Cluster {
     }
 
     fn step(&mut self, until: Time) -> bool {
-        let due = self.nodes.iter().enumerate().filter(|(_, node)| node.is_up);
+        let due = self.nodes.iter().enumerate().filter(|(_, node)| node.is_up && !node.is_frozen);
         let timer = due.filter_map(|(number, node)| node.engine.poll_timeout().map(|at| (at, number))).min();
         let event = self.events.keys().next().copied();
         match (timer, event) {

@@ -279,3 +279,33 @@ fn a_lost_tail_is_found_by_comparing_roots() {
     cluster.run_for(130_000);
     cluster.assert_converged();
 }
+
+/// A frozen peer: its sessions stand and nothing comes. The other side closes them, and the fleet goes on.
+#[test]
+fn a_silent_peer_is_let_go() {
+    let mut cluster = Cluster::new(2, 14);
+    cluster.connect(0, 1);
+    cluster.run_until_quiescent();
+    cluster.run_for(60_000);
+    assert!(cluster.is_connected(0, 1), "probes keep an idle link");
+    assert!(cluster.nodes[0].engine.links().all(|link| link.rtt_micros.is_some_and(|rtt| rtt >= 2_000)));
+    cluster.freeze(1);
+    cluster.run_for(16_000);
+    assert!(!cluster.is_connected(0, 1));
+    assert_eq!(cluster.nodes[0].closed, ["the peer is silent"]);
+}
+
+/// Wall clocks are claims: a clock that jumps by years either way changes no order and blocks nothing.
+#[test]
+fn a_wall_clock_that_jumps_decides_nothing() {
+    let mut cluster = Cluster::new(2, 15);
+    cluster.connect(0, 1);
+    for (value, millis) in [(1, 4_102_444_800_000), (2, 0), (3, u64::MAX), (4, 1_700_000_000_000)] {
+        cluster.input(0, Input::WallClock(millis));
+        cluster.write(0, Kind::Device, "a", Value::Int(value));
+        cluster.set(0, 0, "x", Some(Value::Int(value)));
+        cluster.run_until_quiescent();
+        assert_eq!(cluster.view(1, &config_document())["x"].read.value, Value::Int(value));
+    }
+    cluster.assert_converged();
+}

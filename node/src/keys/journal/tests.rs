@@ -1,3 +1,5 @@
+#![allow(clippy::unwrap_used)]
+
 use std::sync::Barrier;
 
 use crdt::change::{LogName, RawBytes};
@@ -10,6 +12,16 @@ use super::*;
 
 const FLEET: FleetId = FleetId([0xf1; 32]);
 const CARRIER: DeviceId = DeviceId([0xd1; 32]);
+
+/// Entry of the first change of [`log_name`], which sets the path to "a".
+const GOLDEN_ENTRY: &str = "\
+    {\"version\":1,\"actor\":\"b775f1e792ba36d3068a048b05976144\",\"seq\":1,\"hash\":\"b75687a03edd56f160fc13722\
+    d00f144041e1a87e1f9ba46f2d6deb907197c03\",\"change\":\"010b636f6e6669672f7369746501ea4a6c63e29c520abef5507b1\
+    32ec5f9954776aebebe7b92421eea691446d22cd1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d1d103010\
+    00000000000000000000000000000000000000000000000000000000000000049856f4a83b75687a0013f0010b775f1e792ba36d3068\
+    a048b05976144010180e2cfaa06000006150f340142025602570170027f0d6578706f737572652e6d6f6465017f017f16617f00\",\"\
+    signature\":\"0444156e494888a80a60a64e125be447556b66f95deed4224cf69dbd8bf25f9161313920c1ed0caa07e6c2b874e134\
+    e086a99c73278056fc34110b023da46509\",\"accepted\":false}\n";
 
 fn key() -> SigningKey {
     SigningKey::from_bytes(&[7; 32])
@@ -87,7 +99,7 @@ fn a_signature_is_stored_before_it_is_handed_out_and_verifies() {
 fn golden_entry() {
     let (_dir, keys) = keys();
     let mut signed = keys.sign_change(&key(), &prepared(1, ChainHash::START, "a")).unwrap();
-    assert_eq!(signed.to_json(), "GOLDEN_ENTRY\n");
+    assert_eq!(signed.to_json(), GOLDEN_ENTRY);
     signed.lost_to = Some(ChainHash([0xc1; 32]));
     signed.accepted = true;
     let end = format!(r#""accepted":true,"lost_to":"{}"}}"#, "c1".repeat(32));

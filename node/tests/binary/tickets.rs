@@ -1,0 +1,147 @@
+//! Tickets that must not work, and that a folder is none the worse for having tried one.
+
+use crdt::ticket::Ticket;
+
+use crate::fleet::{Fleet, config, converge, within};
+
+/// A folder's device key, which a failed join must not change.
+fn device_key(fleet: &Fleet, name: &str) -> Vec<u8> {
+    std::fs::read(fleet.data_dir(name).join("device.key")).unwrap()
+}
+
+#[test]
+fn a_ticket_that_is_no_ticket_is_refused_and_a_good_one_works_afterwards() {
+    let fleet = Fleet::found("a");
+    let a = fleet.run("a");
+    let good = fleet.ticket(&a, "b");
+    assert!(good.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'), "{good}");
+
+    let cut = &good[..good.len() - 5];
+    let middle = good.len() / 2;
+    let other = if &good[middle..=middle] == "A" { "B" } else { "A" };
+    let altered = format!("{}{other}{}", &good[..middle], &good[middle + 1..]);
+    let long = "A".repeat(2_000);
+    let cases: [(&str, &str); 7] = [
+        (cut, "cut short or altered"),
+        (&altered, "cut short or altered"),
+        ("fs1_", "cut short or altered"),
+        ("", "a ticket starts with fs1_"),
+        ("garbage", "a ticket starts with fs1_"),
+        ("fs1_ä€", "is none that a ticket has"),
+        (&long, "at most"),
+    ];
+    for (ticket, cause) in cases {
+        fleet.cli("b", &["join", ticket]).fails(2, &["cause: ", cause, "fleetsync member invite"]);
+        let run = fleet.start("b", &["--join", ticket]).end();
+        run.fails(2, &["cause: ", cause]);
+    }
+    assert_eq!(fleet.cli("b", &["join", &format!(" {good}\n")]).ok(), "b\n");
+    let b = fleet.run("b");
+    converge(&[&a, &b]);
+}
+
+#[test]
+fn an_expired_ticket_a_used_one_and_one_of_another_fleet_are_refused() {
+    let fleet = Fleet::found("a");
+    let a = fleet.run("a");
+
+    let expired = fleet.cli("a", &["member", "invite", "--name", "b", "--hours", "0"]).ok().trim().to_owned();
+    within("the ticket's end", || fleet.cli("b", &["join", &expired]).err.contains("the ticket has expired"));
+    let key = device_key(&fleet, "b");
+    fleet.cli("b", &["join", &expired]).fails(5, &["cause: the ticket has expired", "fleetsync member invite"]);
+    assert!(!fleet.data_dir("b").join("node.json").exists());
+
+    let strangers = Fleet::found("x");
+    let x = strangers.run("x");
+    let foreign: Ticket = strangers.ticket(&x, "b").parse().unwrap();
+    let own: Ticket = fleet.ticket(&a, "b").parse().unwrap();
+    // A member of another fleet than the ticket's; an invitation of another fleet; an own one without an address.
+    let misled = Ticket { addresses: own.addresses.clone(), ..foreign.clone() }.to_string();
+    fleet.cli("b", &["join", &misled]).fails(5, &["cause: this node belongs to another fleet than the ticket"]);
+    let mixed = Ticket { fleet: own.fleet, addresses: own.addresses.clone(), ..foreign }.to_string();
+    fleet.cli("b", &["join", &mixed]).fails(5, &["cause: the member's statements do not lead to the fleet"]);
+    let nowhere = Ticket { addresses: Vec::new(), ..own.clone() }.to_string();
+    fleet.cli("b", &["join", &nowhere]).fails(5, &["cause: the ticket names no address"]);
+    // Someone else's key at the address.
+    let mut impostor = own.clone();
+    impostor.addresses.iter_mut().for_each(|address| address.peer.0[0] ^= 1);
+    fleet.cli("b", &["join", &impostor.to_string()]).fails(5, &["could be reached", "fleetsync member invite"]);
+    // A secret that is not the invitation's.
+    let stolen = Ticket { secret: [7; 32], ..own.clone() }.to_string();
+    fleet.cli("b", &["join", &stolen]).fails(2, &["secret does not belong"]);
+    assert!(!fleet.data_dir("b").join("node.json").exists());
+
+    let good = own.to_string();
+    assert_eq!(fleet.cli("b", &["join", &good]).ok(), "b\n");
+    assert_eq!(device_key(&fleet, "b"), key, "a failed join changed the device's key");
+    let devices = fleet.cli("a", &["device", "ls", "-o", "json"]).json();
+    let first = devices.as_array().unwrap().iter().find(|row| row["name"] == "b").unwrap();
+    let first = first["device"].as_str().unwrap();
+    fleet.cli("c", &["join", &good]).fails(5, &[&format!("cause: the ticket was used already, by device {first}")]);
+    fleet.join(&a, "c");
+
+    let (b, c) = (fleet.run("b"), fleet.run("c"));
+    converge(&[&a, &b, &c]);
+    fleet.cli("c", &["config", "set", "camera", "gain", "1"]).ok();
+    within("the value on b", || config(&b, "camera", "gain").is_some());
+    assert_eq!(fleet.cli("a", &["member", "ls", "-o", "json"]).json().as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn a_ticket_of_a_member_that_is_away_says_so_and_works_when_it_is_back() {
+    let fleet = Fleet::found("a");
+    let a = fleet.run("a");
+    let ticket = fleet.ticket(&a, "b");
+    fleet.cli("a", &["node", "offline"]).ok();
+    fleet.cli("b", &["join", &ticket]).fails(5, &["it was told to stay offline"]);
+    a.kill();
+    fleet.cli("b", &["join", &ticket]).fails(5, &["could be reached", "hint: on a member: fleetsync status"]);
+    let _a = fleet.run("a");
+    fleet.cli("a", &["node", "online"]).ok();
+    assert_eq!(fleet.cli("b", &["join", &ticket]).ok(), "b\n");
+}
+
+#[test]
+fn a_member_takes_no_second_ticket() {
+    let (fleet, a, b) = Fleet::pair();
+    let ticket = fleet.ticket(&a, "c");
+    fleet.cli("b", &["join", &ticket]).fails(5, &["in use by process", &b.pid().to_string()]);
+    converge(&[&a, &b]);
+    b.kill();
+    fleet
+        .cli("b", &["join", &ticket])
+        .fails(5, &["already the folder of a member of fleet", "fleetsync run --data-dir"]);
+    let again = ["init", "--name", "z", "--no-passphrase"];
+    fleet.cli("b", &again).fails(5, &["already the folder of a member of fleet"]);
+    assert_eq!(std::fs::read_dir(fleet.keys()).unwrap().count(), 1, "the refused init left keys behind");
+    // With `run` a ticket is for the first start only, whatever it is.
+    let b = fleet.start("b", &["--join", &ticket]).ready();
+    converge(&[&a, &b]);
+    b.kill();
+    let b = fleet.start("b", &["--join", "garbage"]).ready();
+    converge(&[&a, &b]);
+
+    // The ticket is still good, here from a file.
+    let file = fleet.path().join("ticket");
+    std::fs::write(&file, format!("{ticket}\n")).unwrap();
+    let start = || {
+        let mut command = fleet.command("c", &["run", "--port", "0"]);
+        command.env("FLEETSYNC_TICKET_FILE", &file);
+        fleet.spawn("c", command)
+    };
+    let c = start().ready();
+    assert!(c.log().contains("this device is now c of fleet"), "{}", c.log());
+    converge(&[&a, &b, &c]);
+    c.kill();
+    std::fs::remove_file(&file).unwrap();
+    let c = start().ready();
+    converge(&[&a, &b, &c]);
+    let mut command = fleet.command("d", &["run", "--port", "0"]);
+    command.env("FLEETSYNC_TICKET_FILE", &file);
+    fleet.spawn("d", command).end().fails(2, &[file.to_str().unwrap()]);
+    let ticket = fleet.ticket(&a, "d");
+    let mut command = fleet.command("d", &["run", "--port", "0"]);
+    command.env("FLEETSYNC_TICKET", &ticket);
+    let d = fleet.spawn("d", command).ready();
+    converge(&[&a, &d]);
+}
