@@ -19,17 +19,19 @@ use crate::statement::{SignatureBytes, StatementParts};
 use crate::store::{AuditRecord, Batch, Durability, LogStore, Staged, StoreError};
 
 pub mod frame;
+mod link;
 mod links;
 mod pending;
 mod receive;
 mod replica;
+mod send;
 mod write;
 
 pub use frame::Channel;
-pub use links::LinkSummary;
+pub use link::LinkSummary;
 pub use replica::{LogState, OpenError, Replica, read_run};
 
-use links::Link;
+use link::Link;
 use pending::Pending;
 
 /// Most bytes of changes that one call of [`Engine::handle`] sends; the rest follows at once by a timer.

@@ -1,7 +1,7 @@
 //! What comes from peers: frames, runs and statements.
 
 use super::frame::{Frame, Hello, PROTOCOL_RANGE};
-use super::links::{REFUSALS_MAX, signers_digest};
+use super::link::{REFUSALS_MAX, signers_digest};
 use super::replica::Settled;
 use super::{After, Effect, Engine, LinkId};
 use crate::admission::{Outcome, Wait};

@@ -1,0 +1,202 @@
+//! Sending: control frames, what peers lack in the order of its class, and what time brings.
+
+use super::frame::{Changes, ENTRIES_MAX, Frame, Name};
+use super::link::{CONTROL_BYTES_MAX, Link, Phase, SHARE_TURN, channel_slot, signers_digest};
+use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS, read_run};
+use crate::change::Run;
+use crate::id::{Actor, Time};
+use crate::store::{Staged, StoreError, Table};
+
+impl Engine {
+    pub(super) fn next_reconcile(&mut self, now: Time) -> Time {
+        let (least, most) = RECONCILE_MS;
+        now.plus_millis(least + self.random() % (most - least))
+    }
+
+    /// Queues a control frame; what the peer does not read in time closes the session.
+    pub(super) fn send_control(&mut self, id: LinkId, frame: &Frame) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let bytes = frame.encode();
+        link.control_bytes += bytes.len();
+        link.control.push_back(bytes);
+        if link.control_bytes > CONTROL_BYTES_MAX {
+            return self.close(id, "the peer does not read");
+        }
+        self.flush_control(id);
+    }
+
+    fn flush_control(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let budget = &mut link.budget[channel_slot(Channel::Control)];
+        while link.control.front().is_some_and(|bytes| bytes.len() <= *budget) {
+            if let Some(bytes) = link.control.pop_front() {
+                *budget -= bytes.len();
+                link.control_bytes -= bytes.len();
+                self.effects.push_back(Effect::Send { link: id, channel: Channel::Control, bytes });
+            }
+        }
+    }
+
+    /// Sends what links lack, as far as they take it: one link, or all.
+    pub(super) fn pump(&mut self, now: Time, staged: &Staged<'_>, only: Option<LinkId>) -> Result<(), StoreError> {
+        let ids: Vec<LinkId> = match only {
+            Some(id) => vec![id],
+            None => self.links.keys().copied().collect(),
+        };
+        let mut sent = 0;
+        for id in ids {
+            self.pump_control(now, id);
+            while sent < SEND_BYTES_MAX {
+                match self.send_next(staged, id)? {
+                    0 => break,
+                    bytes => sent += bytes,
+                }
+            }
+        }
+        self.pump_again = sent >= SEND_BYTES_MAX;
+        Ok(())
+    }
+
+    fn pump_control(&mut self, now: Time, id: LinkId) {
+        self.flush_control(id);
+        loop {
+            let Some(link) = self.links.get_mut(&id) else { return };
+            if !link.control.is_empty() || link.phase != Phase::Ready {
+                return;
+            }
+            let Some(statement) = link.lacking_statements.pop_first() else { break };
+            let Some(entry) = self.replica.roster.entries().get(&statement) else { continue };
+            link.statements.insert(statement, signers_digest(&entry.signed));
+            let frame = Frame::Statement(entry.signed.parts());
+            self.send_control(id, &frame);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.have_by.is_some_and(|due| due <= now) {
+            link.have_by = None;
+            let mut entries: Vec<(Actor, u64)> = std::mem::take(&mut link.have_out).into_iter().collect();
+            entries.retain(|(actor, seq)| link.has_of(actor) < *seq);
+            for part in entries.chunks(ENTRIES_MAX) {
+                self.send_control(id, &Frame::Have(part.to_vec()));
+            }
+        }
+    }
+
+    /// Sends the next run that a peer lacks; the bytes sent, 0 when there is nothing or the link takes no more.
+    fn send_next(&mut self, staged: &Staged<'_>, id: LinkId) -> Result<usize, StoreError> {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.phase == Phase::Ready) else { return Ok(0) };
+        link.turn += 1;
+        let is_shared = link.turn.is_multiple_of(SHARE_TURN);
+        while let Some((class, actor)) = if is_shared { link.lacking.last() } else { link.lacking.first() }.copied() {
+            let from = link.has_of(&actor) + 1;
+            let run = match self.replica.logs.get(&actor) {
+                Some(state) => read_run(staged, Table::Change, &state.log, &actor, from, state.stored)?,
+                None => None,
+            };
+            // Without a run the peer has it by now, or the signature stands at a change that is not stored yet.
+            let Some(run) = run else {
+                link.lacking.remove(&(class, actor));
+                continue;
+            };
+            let last = run.last_seq();
+            let frames = frames_of(link, &actor, run);
+            let bytes: usize = frames.iter().map(Vec::len).sum();
+            let budget = &mut link.budget[channel_slot(Channel::Data)];
+            if *budget < bytes {
+                return Ok(0);
+            }
+            *budget -= bytes;
+            let number = u32::try_from(link.names_out.len()).unwrap_or(u32::MAX);
+            link.names_out.entry(actor).or_insert(number);
+            link.note_has(actor, last);
+            if self.replica.logs.get(&actor).is_none_or(|state| last >= state.stored) {
+                link.lacking.remove(&(class, actor));
+            }
+            let send = |bytes| Effect::Send { link: id, channel: Channel::Data, bytes };
+            self.effects.extend(frames.into_iter().map(send));
+            return Ok(bytes);
+        }
+        Ok(0)
+    }
+
+    pub(super) fn timer(&mut self, now: Time, staged: &Staged<'_>) -> Result<(), StoreError> {
+        let late: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.phase == Phase::Greeting && link.hello_by <= now)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in late {
+            self.close(id, "the peer did not say Hello in time");
+        }
+        self.probe_silent(now);
+        for link in self.links.values_mut() {
+            let due: Vec<Actor> =
+                link.deferred.iter().filter(|(_, until)| **until <= now).map(|(actor, _)| *actor).collect();
+            for actor in due {
+                link.deferred.remove(&actor);
+                let Some(state) = self.replica.logs.get(&actor) else { continue };
+                if state.stored > link.has_of(&actor) {
+                    link.lacking.insert((state.log.document.kind().class(), actor));
+                }
+            }
+        }
+        if !self.links.is_empty() && self.reconcile_at <= now {
+            self.reconcile_at = self.next_reconcile(now);
+            self.compare_with_one();
+        }
+        self.pump(now, staged, None)
+    }
+
+    /// Probes links on which nothing came for a while, and closes those that stay silent: a TCP connection to a
+    /// machine that lost its power would stand for many minutes.
+    fn probe_silent(&mut self, now: Time) {
+        let silent = |link: &Link, millis| link.heard_at.plus_millis(millis) <= now;
+        let dead: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| silent(link, SILENCE_MS)).map(|(id, _)| *id).collect();
+        for id in dead {
+            self.close(id, "the peer is silent");
+        }
+        let idle: Vec<LinkId> = self
+            .links
+            .iter_mut()
+            .filter(|(_, link)| link.probed_at.is_none() && silent(link, PROBE_MS))
+            .map(|(id, link)| {
+                link.probed_at = Some(now);
+                *id
+            })
+            .collect();
+        for id in idle {
+            self.send_control(id, &Frame::Probe(now.0));
+        }
+    }
+
+    /// A probe came back; its number is when it was sent.
+    pub(super) fn probe_answered(&mut self, now: Time, id: LinkId, number: u64) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.probed_at.take_if(|at| at.0 == number).is_some() {
+            link.rtt_micros = Some(now.0.saturating_sub(number));
+        }
+    }
+
+    /// Sends our root to one random link; whoever finds another root answers with a clock.
+    fn compare_with_one(&mut self) {
+        let ready: Vec<LinkId> =
+            self.links.iter().filter(|(_, link)| link.phase == Phase::Ready).map(|(id, _)| *id).collect();
+        if ready.is_empty() || !self.unstored.is_empty() {
+            return;
+        }
+        let chosen = ready[usize::try_from(self.random() % ready.len() as u64).unwrap_or(0)];
+        let root = self.replica.root();
+        self.send_control(chosen, &Frame::Root(root));
+    }
+}
+
+/// The frames of a run: its log's name first, where the peer does not know its number yet.
+fn frames_of(link: &Link, actor: &Actor, run: Run) -> Vec<Vec<u8>> {
+    let known = link.names_out.get(actor).copied();
+    let number = known.unwrap_or_else(|| u32::try_from(link.names_out.len()).unwrap_or(u32::MAX));
+    let Run { log, first_seq, changes, signature } = run;
+    let name = known.is_none().then(|| Frame::Name(Name { number, log }).encode());
+    let changes = Frame::Changes(Changes { number, first_seq, changes, signature }).encode();
+    name.into_iter().chain([changes]).collect()
+}
