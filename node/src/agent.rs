@@ -35,7 +35,7 @@ pub(crate) use joins::Wishes;
 pub(crate) use neighbours::{Neighbours, announced};
 pub(crate) use presence::Presence;
 use sessions::Sessions;
-use syncer::Syncer;
+use syncer::{Syncer, Ticket};
 
 /// Requests that wait for the agent.
 const COMMANDS_MAX: usize = 1024;
@@ -238,7 +238,7 @@ async fn run(
     mut node: Node,
     mut commands: mpsc::Receiver<Command>,
     mut mesh: mpsc::Receiver<transport::Event>,
-    mut synced: mpsc::UnboundedReceiver<Result<Token, WriteError>>,
+    mut synced: mpsc::UnboundedReceiver<Result<Ticket, WriteError>>,
     mut stop: oneshot::Receiver<()>,
 ) {
     loop {
@@ -316,11 +316,12 @@ impl Node {
         self.engine.handle(now, Input::Persisted(token), &self.store);
     }
 
-    fn synced(&mut self, result: Result<Token, WriteError>) {
+    fn synced(&mut self, result: Result<Ticket, WriteError>) {
         match result {
-            Ok(token) => {
-                self.syncer.done(token);
-                self.input(Input::Persisted(token));
+            Ok(ticket) => {
+                if self.syncer.done(ticket) {
+                    self.input(Input::Persisted(ticket.token));
+                }
             }
             Err(error) => self.lost_batch(&error),
         }
@@ -339,6 +340,7 @@ impl Node {
             let _ = reply.send(Reply::Refused(format!("the disk takes no writes: {error}")));
         }
         self.joins.clear();
+        self.syncer.forget();
         match Engine::open(self.config.clone(), &self.store) {
             Ok(engine) => self.engine = engine,
             Err(error) => tracing::error!(%error, "the replica cannot be read again"),

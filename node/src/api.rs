@@ -1,12 +1,12 @@
 //! The API: HTTP/JSON on a Unix socket. Errors are problem details (RFC 9457). Bodies have at most 1 MiB.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, FromRequest, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -123,6 +123,30 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     }
 }
 
+/// The query of a request; one that does not decode becomes a problem.
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let decoded = axum::extract::Query::from_request_parts(parts, state).await;
+        decoded.map(|query| Query(query.0)).map_err(|rejection| Problem::bad_request(rejection.body_text()))
+    }
+}
+
+/// The variable part of a request's path; one that does not decode becomes a problem.
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let decoded = axum::extract::Path::from_request_parts(parts, state).await;
+        decoded.map(|path| Path(path.0)).map_err(|rejection| Problem::bad_request(rejection.body_text()))
+    }
+}
+
 fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/status", get(status::status))
@@ -154,7 +178,7 @@ fn router(api: Api) -> Router {
 }
 
 /// Binds the socket; a stale one of a process that was killed is replaced (the folder's lock is held).
-pub(crate) fn bind(path: &Path) -> std::io::Result<UnixListener> {
+pub(crate) fn bind(path: &std::path::Path) -> std::io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         _ => {}

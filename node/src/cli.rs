@@ -140,6 +140,10 @@ impl Failure {
 
 impl From<SettingsError> for Failure {
     fn from(error: SettingsError) -> Failure {
+        if let SettingsError::Read { path, .. } = &error {
+            let hint = format!("ls -l {}", path.display());
+            return Failure::new(code::REFUSED, "the settings cannot be read").cause(error).hint(hint);
+        }
         Failure::new(code::USAGE, "a setting cannot be used").cause(error).hint("fleetsync node config")
     }
 }

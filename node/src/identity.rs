@@ -36,6 +36,8 @@ pub(crate) enum EnrolError {
     NoAddress,
     #[error("no member that the ticket names could be reached: {0}")]
     Unreachable(String),
+    #[error("the member answers nothing now: it takes four requests a minute from a device")]
+    Limited,
     #[error("{0}")]
     Refused(JoinRefusal),
     #[error("the member's statements do not lead to the fleet of the ticket: {0}")]
@@ -148,7 +150,7 @@ pub(crate) async fn join(folder: &Folder, ticket: &Ticket) -> Result<String, Enr
             let member = Member { mesh: &mesh, peer: PeerKey(peer.0), addresses };
             result = entry.exchange(&member, folder).await;
             match &result {
-                Err(EnrolError::Unreachable(_)) => {}
+                Err(EnrolError::Unreachable(_) | EnrolError::Limited) => {}
                 _ => break 'tries,
             }
         }
@@ -251,7 +253,10 @@ impl Member<'_> {
             .mesh
             .join(self.peer, self.addresses.to_vec(), encode(request))
             .await
-            .map_err(|error| EnrolError::Unreachable(error.to_string()))?;
+            .map_err(|error| match error {
+                transport::JoinError::Refused => EnrolError::Limited,
+                error => EnrolError::Unreachable(error.to_string()),
+            })?;
         decode(&answer).ok_or_else(|| EnrolError::Unreachable("the member refused to answer".to_owned()))
     }
 }

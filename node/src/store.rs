@@ -6,73 +6,61 @@
 //! * A write-ahead log that breaks off is read up to there; one that is wrong in the middle refuses to open, because
 //!   what follows would be lost in silence. Every read verifies checksums.
 //! * A full disk fails the write and stops those after it, while reads go on. RocksDB looks every five seconds whether
-//!   there is space again and resumes by itself (its `SstFileManager`); nothing is opened anew. A quota that is used up
-//!   and every other failed write to the log stop writes until the store is opened again.
+//!   there is space again, and resumes. It gives up where the log is synced meanwhile, so [`Store::sync`] keeps away
+//!   from a log that could not be written, and where a sync was faster than that, the store is closed and opened anew.
 
 use std::fmt;
-use std::fs;
-use std::io;
 use std::ops::ControlFlow;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
-use crdt::store::{Batch, LogStore, STORAGE_FORMAT, StoreError, TABLES, Table, Visit};
-use rocksdb::{ColumnFamily, ColumnFamilyDescriptor, DB, FlushOptions, ReadOptions, WriteBatch};
+use crdt::store::{Batch, LogStore, StoreError, TABLES, Table, Visit};
+use rocksdb::{ReadOptions, WriteBatch};
 
 mod errors;
+mod open;
 mod tuning;
 
 pub(crate) use errors::{Damage, OpenError, WriteError};
-use errors::{Notices, file_in};
-use tuning::Tuning;
+use open::Open;
 
-/// Where the number of the storage format stands in [`Table::Setting`]: four bytes, big-endian. Every version reads it
-/// before anything else, so neither key nor value may ever change.
-const FORMAT_KEY: &[u8] = b"format";
+/// Free space from which a store that ran out of it is opened anew (PROTOCOL 10).
+const RESERVE_BYTES: u64 = 64 << 20;
 
-/// Write-ahead logs that are left to replay. An open neither flushes nor merges them, so each restart adds one; above
-/// this many the tables are written out in the background.
-const LOGS_MAX: usize = 8;
+/// How long after an attempt to open the store anew the next one is made: a quota is not seen in the free space.
+const REOPEN_PAUSE: Duration = Duration::from_secs(5);
 
 /// Bytes that a full check reads ahead.
 const CHECK_READAHEAD_BYTES: usize = 256 * 1024;
 
-/// An open store. Clones share it; the last one to go closes it.
+/// An open store. Clones share it; the last one to go syncs and closes it.
 #[derive(Clone)]
 pub(crate) struct Store {
-    open: Arc<Open>,
+    shared: Arc<Shared>,
 }
 
-struct Open {
-    db: DB,
+struct Shared {
     folder: PathBuf,
-    notices: Notices,
+    /// Held for the time of a copy, and by [`Store::reopen`]. Who uses the store does so through a copy, so that a
+    /// visitor may read on.
+    state: RwLock<State>,
+    /// A write found no space, and none has succeeded since.
+    is_full: AtomicBool,
+}
+
+struct State {
+    open: Result<Arc<Open>, OpenError>,
+    reopened: Option<Instant>,
 }
 
 impl Store {
     /// Opens the store in a folder, or creates both.
     pub(crate) fn open(path: &Path) -> Result<Store, OpenError> {
-        create_folder(path).map_err(|error| OpenError::from_io(&error, path))?;
-        let notices = Notices::default();
-        let fail = |error: rocksdb::Error| OpenError::from_rocksdb(&error.into_string(), path, &notices);
-
-        let tuning = Tuning::new(&notices).map_err(fail)?;
-        let is_new = is_new(path)?;
-        // A newer version may have tables that are unknown here, and RocksDB opens all of a folder's or none.
-        let names = if is_new { table_names() } else { DB::list_cf(&tuning.database(false), path).map_err(fail)? };
-        let tables = names.iter().map(|name| ColumnFamilyDescriptor::new(name, tuning.table()));
-        let mut db = DB::open_cf_descriptors(&tuning.database(is_new), path, tables).map_err(fail)?;
-
-        check_format(&db, path, fail)?;
-        for name in table_names() {
-            if !names.contains(&name) {
-                db.create_cf(&name, &tuning.table()).map_err(fail)?;
-            }
-        }
-        let store = Store { open: Arc::new(Open { db, folder: path.to_owned(), notices: notices.clone() }) };
-        store.open.limit_logs().map_err(fail)?;
-        Ok(store)
+        let state = State { open: Ok(Arc::new(Open::new(path)?)), reopened: None };
+        let shared = Shared { folder: path.to_owned(), state: RwLock::new(state), is_full: AtomicBool::new(false) };
+        Ok(Store { shared: Arc::new(shared) })
     }
 
     /// Applies a batch, whole or not at all. Reads see it at once; it survives the end of the process.
@@ -80,50 +68,107 @@ impl Store {
         if batch.is_empty() {
             return Ok(());
         }
-        let mut writes = WriteBatch::default();
-        for ((table, key), value) in &batch.writes {
-            let family = self.open.family(*table);
-            match value {
-                Some(value) => writes.put_cf(family, key, value),
-                None => writes.delete_cf(family, key),
-            }
+        let written = self.current().map_err(WriteError::from).and_then(|open| write(&open, batch));
+        let written = match written {
+            Err(error) if self.is_full_with(&error) => match self.reopen() {
+                Some(open) => write(&open, batch),
+                None => Err(WriteError::Full),
+            },
+            written => written,
+        };
+        if written.is_ok() {
+            self.shared.is_full.store(false, Ordering::Release);
         }
-        self.open.db.write(writes).map_err(|error| self.open.write_error(error))
+        written
     }
 
     /// Makes everything that was applied survive a power cut.
     pub(crate) fn sync(&self) -> Result<(), WriteError> {
-        self.open.db.flush_wal(true).map_err(|error| self.open.write_error(error))
+        let open = match self.shared.is_full.load(Ordering::Acquire) {
+            false => self.current()?,
+            true => self.reopen().ok_or(WriteError::Full)?,
+        };
+        open.db.flush_wal(true).map_err(|error| {
+            let error = open.write_error(error);
+            if self.is_full_with(&error) { WriteError::Full } else { error }
+        })
     }
 
     /// Bytes that this user may still write to the file system of the store; 0 where that cannot be found out.
     pub(crate) fn free_bytes(&self) -> u64 {
-        rustix::fs::statvfs(&self.open.folder)
-            .map_or(0, |file_system| file_system.f_bavail.saturating_mul(file_system.f_frsize))
+        rustix::fs::statvfs(&self.shared.folder).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     /// Reads all tables and so verifies the checksum of every block that can be read, up to the first that is wrong.
     /// Blocks in the cache (16 MiB at most) and what is not yet in a table file are taken from memory.
     pub(crate) fn check_all(&self) -> Result<(), Damage> {
+        let open = self.current().map_err(|error| Damage::of_open(error, &self.shared.folder))?;
         for (table, _) in TABLES {
             let mut options = ReadOptions::default();
             options.fill_cache(false);
             options.set_verify_checksums(true);
             options.set_readahead_size(CHECK_READAHEAD_BYTES);
-            let mut rows = self.open.db.raw_iterator_cf_opt(self.open.family(table), options);
+            let mut rows = open.db.raw_iterator_cf_opt(open.family(table), options);
             rows.seek_to_first();
             while rows.valid() {
                 rows.next();
             }
-            rows.status().map_err(|error| Damage::new(&error.into_string(), &self.open.folder, &self.open.notices))?;
+            rows.status().map_err(|error| open.damage(error))?;
         }
         Ok(())
+    }
+
+    fn current(&self) -> Result<Arc<Open>, OpenError> {
+        self.shared.state.read().unwrap_or_else(PoisonError::into_inner).open.clone()
+    }
+
+    /// Whether a write failed for want of space, itself or because an earlier one did.
+    fn is_full_with(&self, error: &WriteError) -> bool {
+        if *error == WriteError::Full {
+            self.shared.is_full.store(true, Ordering::Release);
+        }
+        self.shared.is_full.load(Ordering::Acquire) && !matches!(error, WriteError::Damaged(_))
+    }
+
+    /// Closes the store and opens it anew, where there is space again, nobody is reading and the last attempt was a
+    /// while ago.
+    fn reopen(&self) -> Option<Arc<Open>> {
+        if self.free_bytes() < RESERVE_BYTES {
+            return None;
+        }
+        let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have been here while this one waited for the lock.
+        if !self.shared.is_full.load(Ordering::Acquire) {
+            return state.open.as_ref().ok().cloned();
+        }
+        if state.reopened.is_some_and(|last| last.elapsed() < REOPEN_PAUSE) {
+            return None;
+        }
+        if state.open.as_ref().is_ok_and(|open| Arc::strong_count(open) > 1) {
+            return None;
+        }
+        tracing::info!(folder = %self.shared.folder.display(), "opening the store anew, because there is space again");
+        state.reopened = Some(Instant::now());
+        // Closes it, which gives its lock on the folder back.
+        state.open = Err(OpenError::Locked);
+        state.open = Open::new(&self.shared.folder).map(Arc::new);
+        match &state.open {
+            Ok(open) => {
+                self.shared.is_full.store(false, Ordering::Release);
+                Some(Arc::clone(open))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the store does not open; the next write tries again");
+                None
+            }
+        }
     }
 }
 
 impl LogStore for Store {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let value = self.open.db.get_pinned_cf(self.open.family(table), key).map_err(read_error)?;
+        let open = self.current().map_err(|error| StoreError::Read(error.to_string()))?;
+        let value = open.db.get_pinned_cf(open.family(table), key).map_err(read_error)?;
         Ok(value.map(|value| value.to_vec()))
     }
 
@@ -131,9 +176,10 @@ impl LogStore for Store {
         if from >= to {
             return Ok(());
         }
+        let open = self.current().map_err(|error| StoreError::Read(error.to_string()))?;
         let mut options = ReadOptions::default();
         options.set_iterate_upper_bound(to);
-        let mut rows = self.open.db.raw_iterator_cf_opt(self.open.family(table), options);
+        let mut rows = open.db.raw_iterator_cf_opt(open.family(table), options);
         rows.seek(from);
         while let Some((key, value)) = rows.item() {
             if visit(key, value) == ControlFlow::Break(()) {
@@ -147,85 +193,20 @@ impl LogStore for Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("folder", &self.open.folder).finish_non_exhaustive()
+        f.debug_struct("Store").field("folder", &self.shared.folder).finish_non_exhaustive()
     }
 }
 
-impl Open {
-    fn family(&self, table: Table) -> &ColumnFamily {
-        let (_, name) = TABLES.iter().find(|(known, _)| *known == table).expect("TABLES names every table");
-        self.db.cf_handle(name).expect("every table is created when the store is opened")
-    }
-
-    fn write_error(&self, error: rocksdb::Error) -> WriteError {
-        WriteError::from_rocksdb(&error.into_string(), &self.folder, &self.notices)
-    }
-
-    /// Starts to write the tables out where restarts have left too many write-ahead logs.
-    fn limit_logs(&self) -> Result<(), rocksdb::Error> {
-        let logs =
-            file_names(&self.folder).map_or(0, |names| names.iter().filter(|name| name.ends_with(".log")).count());
-        if logs <= LOGS_MAX {
-            return Ok(());
+fn write(open: &Open, batch: &Batch) -> Result<(), WriteError> {
+    let mut writes = WriteBatch::default();
+    for ((table, key), value) in &batch.writes {
+        let family = open.family(*table);
+        match value {
+            Some(value) => writes.put_cf(family, key, value),
+            None => writes.delete_cf(family, key),
         }
-        let mut options = FlushOptions::default();
-        options.set_wait(false);
-        let families: Vec<_> = TABLES.iter().map(|(table, _)| self.family(*table)).collect();
-        self.db.flush_cfs_opt(&families, &options)
     }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Err(error) = self.db.flush_wal(true) {
-            tracing::warn!(%error, "the store was not synced when it was closed");
-        }
-        self.db.cancel_all_background_work(true);
-    }
-}
-
-/// Creates a folder that only this user can read; one that exists stays as it is.
-fn create_folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Whether a folder has no store yet. RocksDB would create one beside the files of a store without a CURRENT file, and
-/// delete them.
-fn is_new(path: &Path) -> Result<bool, OpenError> {
-    let names = file_names(path).map_err(|error| OpenError::from_io(&error, path))?;
-    if names.iter().any(|name| name == "CURRENT") {
-        return Ok(false);
-    }
-    match names.iter().any(|name| name.ends_with(".sst") || name.ends_with(".log")) {
-        false => Ok(true),
-        true => Err(OpenError::Damaged { file: file_in(path, "CURRENT"), cause: "the file is missing".to_owned() }),
-    }
-}
-
-fn file_names(path: &Path) -> io::Result<Vec<String>> {
-    fs::read_dir(path)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
-}
-
-fn table_names() -> Vec<String> {
-    TABLES.iter().map(|(_, name)| (*name).to_owned()).collect()
-}
-
-/// Refuses a newer format, and writes the number to a store in which nothing was ever written.
-fn check_format(db: &DB, path: &Path, fail: impl Fn(rocksdb::Error) -> OpenError) -> Result<(), OpenError> {
-    let damaged = |cause: &str| OpenError::Damaged { file: path.display().to_string(), cause: cause.to_owned() };
-    let Some(value) = db.get(FORMAT_KEY).map_err(&fail)? else {
-        if db.latest_sequence_number() > 0 {
-            return Err(damaged("the number of the storage format is missing"));
-        }
-        db.put(FORMAT_KEY, STORAGE_FORMAT.to_be_bytes()).map_err(&fail)?;
-        return db.flush_wal(true).map_err(fail);
-    };
-    let bytes = value.try_into().map_err(|_| damaged("the number of the storage format is not a number"))?;
-    let found = u32::from_be_bytes(bytes);
-    if found > STORAGE_FORMAT {
-        return Err(OpenError::NewerFormat { found, known: STORAGE_FORMAT });
-    }
-    Ok(())
+    open.db.write(writes).map_err(|error| open.write_error(error))
 }
 
 fn read_error(error: rocksdb::Error) -> StoreError {

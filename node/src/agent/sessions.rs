@@ -11,6 +11,9 @@ use transport::{PeerKey, SessionId, Stream};
 use super::outbox::{Outbox, Taken, WINDOW_BYTES};
 use super::{Node, NodeEvent};
 
+/// The type of the frames that carry changes (crdt::sync::frame).
+const CHANGES: u8 = 8;
+
 /// A session that is up.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -20,6 +23,8 @@ pub(crate) struct Session {
     pub(crate) since: Instant,
     pub(crate) bytes_in: u64,
     pub(crate) bytes_out: u64,
+    /// Frames with changes among what was given to the streams.
+    pub(crate) copies_out: u64,
     outboxes: [Outbox; 2],
 }
 
@@ -109,6 +114,7 @@ impl Node {
             since: Instant::now(),
             bytes_in: 0,
             bytes_out: 0,
+            copies_out: 0,
             outboxes: Default::default(),
         };
         self.sessions.up.insert(link, up);
@@ -146,6 +152,7 @@ impl Node {
     pub(super) fn send(&mut self, link: LinkId, channel: Channel, bytes: Vec<u8>) {
         let Some(session) = self.sessions.up.get_mut(&link) else { return };
         session.bytes_out += bytes.len() as u64;
+        session.copies_out += u64::from(bytes.first() == Some(&CHANGES));
         let mesh = &self.mesh;
         session.outboxes[slot(channel)].push(bytes, |frame| hand_over(mesh, link, channel, frame));
         self.credit(link, channel);

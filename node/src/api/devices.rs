@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use crdt::id::DeviceId;
 use crdt::schema::{DocumentName, Kind, Value as Scalar};
 use crdt::view::{self, View};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::status::{name_of, presence_text};
 use super::values::{age_s, entry_to_json, to_json};
-use super::{Api, Problem};
+use super::{Api, Path, Problem, Query};
 use crate::agent::{Node, Presence};
 
 const TELEMETRY: [Kind; 3] = [Kind::Device, Kind::Environment, Kind::Resource];
@@ -33,9 +33,9 @@ pub(crate) fn resolve(node: &Node, word: &str) -> Result<DeviceId, Problem> {
     }
 }
 
-fn read(node: &Node, kind: Kind, device: &DeviceId) -> View {
+fn read(node: &Node, kind: Kind, device: &DeviceId, prefix: &str) -> View {
     let document = DocumentName::of_device(kind, device);
-    view::read(&node.store, &document, "").unwrap_or_else(|error| {
+    view::read(&node.store, &document, prefix).unwrap_or_else(|error| {
         tracing::error!(%error, %document, "a document cannot be read");
         View::new()
     })
@@ -46,7 +46,7 @@ fn scalar(view: &View, path: &str) -> Value {
 }
 
 fn row(node: &Node, device: &DeviceId, presence: Presence, now_ms: u64) -> Value {
-    let views = TELEMETRY.map(|kind| read(node, kind, device));
+    let views = TELEMETRY.map(|kind| read(node, kind, device, ""));
     let attributes = node.engine.replica().roster().attributes(device);
     let attribute = |name: &str| attributes.get(name).map(|attribute| attribute.value.clone());
     let newest = views.iter().flat_map(|view| view.values()).map(|entry| entry.read.time_s).max();
@@ -94,10 +94,7 @@ fn facts(node: &Node, device: &DeviceId, prefix: &str, now_ms: u64) -> Map<Strin
     let names = |_: &view::Shown| (own.clone(), own.clone());
     let mut facts = Map::new();
     for kind in TELEMETRY {
-        for (path, entry) in read(node, kind, device) {
-            if !is_below(&path, prefix) {
-                continue;
-            }
+        for (path, entry) in read(node, kind, device, prefix) {
             let mut fact = entry_to_json(&entry, now_ms, &names);
             fact["origin"] = json!("fact");
             fact["document"] = json!(kind.name());

@@ -1,7 +1,7 @@
 //! Documents: views with conflicts, logs, exports and verification.
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use crdt::change::is_vouched;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::devices::operator_name;
 use super::status::name_of;
 use super::values::{age_s, view_to_json};
-use super::{Api, Problem};
+use super::{Api, Problem, Query};
 use crate::agent::Node;
 use crate::store::Store;
 

@@ -1,14 +1,14 @@
 //! The roster: members, and what a CLI needs to sign statements.
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use crdt::roster::Standing;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::devices::operator_name;
 use super::status::name_of;
-use super::{Api, Problem};
+use super::{Api, Problem, Query};
 use crate::agent::{Node, Presence};
 
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem> {

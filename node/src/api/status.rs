@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::State;
 use crdt::id::DeviceId;
+use crdt::statement::Body;
 use serde_json::{Value, json};
 
 use super::{Api, Problem};
@@ -11,8 +12,16 @@ use crate::settings::Settings;
 
 /// The assigned name of a device, or the first digits of its id.
 pub(crate) fn name_of(node: &Node, device: &DeviceId) -> String {
-    let attributes = node.engine.replica().roster().attributes(device);
-    attributes.get("name").map_or_else(|| device.short(), |name| name.value.clone())
+    let roster = node.engine.replica().roster();
+    let assigned = roster.read("assigned", &format!("{device}/name")).and_then(|entry| match &entry.body {
+        Body::Assigned(assigned) => assigned.value.clone(),
+        _ => None,
+    });
+    let invited = || {
+        let (_, admission) = roster.admission_of(device)?;
+        roster.invitation(&admission.invitation).map(|(_, invitation)| invitation.name.clone())
+    };
+    assigned.or_else(invited).unwrap_or_else(|| device.short())
 }
 
 pub(super) fn presence_text(node: &Node, presence: Presence) -> String {
@@ -78,6 +87,7 @@ pub(super) async fn peers(State(api): State<Api>) -> Result<Json<Value>, Problem
                 "since_s": session.map(|session| session.since.elapsed().as_secs()),
                 "bytes_in": session.map(|session| session.bytes_in),
                 "bytes_out": session.map(|session| session.bytes_out),
+                "copies_out": session.map(|session| session.copies_out),
                 "compared": link.as_ref().map(|link| link.is_ready),
                 "backlog": link.as_ref().map(|link| link.backlog),
                 "rtt_ms": link.as_ref().and_then(|link| link.rtt_micros).map(|micros| micros as f64 / 1000.0),

@@ -62,6 +62,7 @@ impl From<EnrolError> for Failure {
             EnrolError::Unreachable(_) | EnrolError::NoAddress => {
                 "on a member: fleetsync status, then fleetsync member invite for a ticket with its addresses".to_owned()
             }
+            EnrolError::Limited => "wait a minute, then fleetsync join with the same ticket".to_owned(),
             EnrolError::Refused(_) | EnrolError::Chain(_) => {
                 "on a member: fleetsync member invite --name NAME".to_owned()
             }

@@ -90,8 +90,10 @@ fn ticket_from(args: &RunArgs) -> Result<Option<String>, Failure> {
         return Ok(Some(ticket));
     }
     let Ok(file) = std::env::var("FLEETSYNC_TICKET_FILE") else { return Ok(None) };
-    let text = std::fs::read_to_string(&file)
-        .map_err(|error| Failure::new(code::USAGE, format!("the ticket in {file} cannot be read")).cause(error))?;
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        let failure = Failure::new(code::USAGE, format!("the ticket in {file} cannot be read"));
+        failure.cause(error).hint(format!("ls -l {file}"))
+    })?;
     Ok(Some(text))
 }
 

@@ -107,10 +107,7 @@ impl OpenError {
                 OpenError::Permission(file_name(message, folder).map_or(folder.to_owned(), |name| folder.join(name)))
             }
             Kind::Full => OpenError::Full,
-            Kind::Damaged => {
-                let Damage { file, cause } = Damage::new(message, folder, notices);
-                OpenError::Damaged { file, cause }
-            }
+            Kind::Damaged => Damage::new(message, folder, notices).into(),
             Kind::Other => OpenError::Other(message.to_owned()),
         }
     }
@@ -132,11 +129,43 @@ impl WriteError {
     }
 }
 
+impl From<OpenError> for WriteError {
+    /// For a store that was closed and does not open.
+    fn from(error: OpenError) -> WriteError {
+        match error {
+            OpenError::Full => WriteError::Full,
+            OpenError::Damaged { file, cause } => WriteError::Damaged(Damage { file, cause }),
+            other => WriteError::Other(other.to_string()),
+        }
+    }
+}
+
 impl Damage {
     pub(super) fn new(message: &str, folder: &Path, notices: &Notices) -> Damage {
-        let name = file_name(message, folder).or_else(|| notices.dropped(folder));
+        let (cause, manifest) = split_manifest(message);
+        let name = file_name(cause, folder).or_else(|| notices.dropped(folder)).or_else(|| match manifest {
+            // Said about every failed open; table properties, though, are never in a MANIFEST.
+            Some(_) if cause.contains("properties") => None,
+            Some(manifest) => file_name(manifest, folder),
+            None => None,
+        });
         let file = name.map_or_else(|| folder.display().to_string(), |name| file_in(folder, &name));
-        Damage { file, cause: message.to_owned() }
+        Damage { file, cause: cause.to_owned() }
+    }
+
+    pub(super) fn of_open(error: OpenError, folder: &Path) -> Damage {
+        match error {
+            OpenError::Damaged { file, cause } => Damage { file, cause },
+            other => Damage { file: folder.display().to_string(), cause: other.to_string() },
+        }
+    }
+}
+
+/// What went wrong, without the remark "The file .../MANIFEST-000005 may be corrupted." that RocksDB adds to it.
+fn split_manifest(message: &str) -> (&str, Option<&str>) {
+    match message.split_once("  The file ") {
+        Some((cause, remark)) => (cause, Some(remark)),
+        None => (message, None),
     }
 }
 

@@ -51,7 +51,6 @@ impl Tuning {
         options.set_paranoid_checks(true);
         // Also turns off the recycling of logs, which cannot tell an old record from a damaged one.
         options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        options.set_track_and_verify_wals_in_manifest(true);
         options.set_db_write_buffer_size(WRITES_BYTES);
         options.set_max_total_wal_size(LOGS_BYTES);
         options.set_max_open_files(OPEN_FILES_MAX);

@@ -102,7 +102,7 @@ fn a_folder_without_write_permission_is_refused() {
         command
     };
     let folder = fleet.data_dir("a");
-    run(&mut as_nobody()).fails(5, &[folder.to_str().unwrap(), "hint: ls -ld"]);
+    run(&mut as_nobody()).fails(5, &["Permission denied", folder.to_str().unwrap(), "hint: ls -l"]);
     // Its own folder, but not what is in it.
     chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
     run(&mut as_nobody()).fails(5, &["Permission denied", "hint: ls -ld"]);

@@ -44,47 +44,78 @@ fn a_ticket_that_is_no_ticket_is_refused_and_a_good_one_works_afterwards() {
 fn an_expired_ticket_a_used_one_and_one_of_another_fleet_are_refused() {
     let fleet = Fleet::found("a");
     let a = fleet.run("a");
-
-    let expired = fleet.cli("a", &["member", "invite", "--name", "b", "--hours", "0"]).ok().trim().to_owned();
-    within("the ticket's end", || fleet.cli("b", &["join", &expired]).err.contains("the ticket has expired"));
-    let key = device_key(&fleet, "b");
-    fleet.cli("b", &["join", &expired]).fails(5, &["cause: the ticket has expired", "fleetsync member invite"]);
-    assert!(!fleet.data_dir("b").join("node.json").exists());
-
     let strangers = Fleet::found("x");
     let x = strangers.run("x");
     let foreign: Ticket = strangers.ticket(&x, "b").parse().unwrap();
     let own: Ticket = fleet.ticket(&a, "b").parse().unwrap();
-    // A member of another fleet than the ticket's; an invitation of another fleet; an own one without an address.
-    let misled = Ticket { addresses: own.addresses.clone(), ..foreign.clone() }.to_string();
-    fleet.cli("b", &["join", &misled]).fails(5, &["cause: this node belongs to another fleet than the ticket"]);
-    let mixed = Ticket { fleet: own.fleet, addresses: own.addresses.clone(), ..foreign }.to_string();
-    fleet.cli("b", &["join", &mixed]).fails(5, &["cause: the member's statements do not lead to the fleet"]);
-    let nowhere = Ticket { addresses: Vec::new(), ..own.clone() }.to_string();
-    fleet.cli("b", &["join", &nowhere]).fails(5, &["cause: the ticket names no address"]);
-    // Someone else's key at the address.
+    let expired = fleet.cli("a", &["member", "invite", "--name", "b", "--hours", "0"]).ok().trim().to_owned();
     let mut impostor = own.clone();
     impostor.addresses.iter_mut().for_each(|address| address.peer.0[0] ^= 1);
-    fleet.cli("b", &["join", &impostor.to_string()]).fails(5, &["could be reached", "fleetsync member invite"]);
-    // A secret that is not the invitation's.
-    let stolen = Ticket { secret: [7; 32], ..own.clone() }.to_string();
-    fleet.cli("b", &["join", &stolen]).fails(2, &["secret does not belong"]);
-    assert!(!fleet.data_dir("b").join("node.json").exists());
+    let addresses = own.addresses.clone();
+    let cases: [(&str, Ticket, i32, &str); 6] = [
+        ("expired", expired.parse().unwrap(), 5, "cause: the ticket has expired"),
+        // A member of another fleet than the ticket's.
+        (
+            "misled",
+            Ticket { addresses: addresses.clone(), ..foreign.clone() },
+            5,
+            "cause: this node belongs to another fleet than the ticket",
+        ),
+        // An invitation of another fleet.
+        (
+            "mixed",
+            Ticket { fleet: own.fleet, addresses, ..foreign },
+            5,
+            "cause: the member's statements do not lead to the fleet",
+        ),
+        ("nowhere", Ticket { addresses: Vec::new(), ..own.clone() }, 5, "cause: the ticket names no address"),
+        // Another node than the ticket names at the address.
+        ("impostor", impostor, 5, "cause: no member that the ticket names could be reached"),
+        // A secret that is not the invitation's.
+        ("stolen", Ticket { secret: [7; 32], ..own.clone() }, 2, "secret does not belong"),
+    ];
+    let now_ms = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_millis();
+    let invited_ms = now_ms();
+    within("the ticket's end", || now_ms() > invited_ms);
+    for (name, ticket, code, cause) in &cases {
+        fleet.cli(name, &["join", &ticket.to_string()]).fails(*code, &[cause]);
+        assert!(!fleet.data_dir(name).join("node.json").exists());
+    }
+    // Each of those folders is as good as before, and its device the same.
+    for (name, ..) in &cases[..3] {
+        let key = device_key(&fleet, name);
+        let ticket = fleet.ticket(&a, name);
+        assert_eq!(fleet.cli(name, &["join", &ticket]).ok(), format!("{name}\n"));
+        assert_eq!(device_key(&fleet, name), key, "a failed join changed the device's key");
+    }
 
     let good = own.to_string();
     assert_eq!(fleet.cli("b", &["join", &good]).ok(), "b\n");
-    assert_eq!(device_key(&fleet, "b"), key, "a failed join changed the device's key");
     let devices = fleet.cli("a", &["device", "ls", "-o", "json"]).json();
     let first = devices.as_array().unwrap().iter().find(|row| row["name"] == "b").unwrap();
     let first = first["device"].as_str().unwrap();
-    fleet.cli("c", &["join", &good]).fails(5, &[&format!("cause: the ticket was used already, by device {first}")]);
+    let used = format!("cause: the ticket was used already, by device {first}");
+    fleet.cli("c", &["join", &good]).fails(5, &[&used, "hint: on a member: fleetsync member invite"]);
     fleet.join(&a, "c");
 
     let (b, c) = (fleet.run("b"), fleet.run("c"));
     converge(&[&a, &b, &c]);
     fleet.cli("c", &["config", "set", "camera", "gain", "1"]).ok();
     within("the value on b", || config(&b, "camera", "gain").is_some());
-    assert_eq!(fleet.cli("a", &["member", "ls", "-o", "json"]).json().as_array().unwrap().len(), 3);
+    let members = fleet.cli("a", &["member", "ls", "-o", "json"]).json();
+    assert_eq!(members.as_array().unwrap().len(), 6, "{members}");
+    assert!(members.as_array().unwrap().iter().all(|member| member["standing"] == "member"), "{members}");
+}
+
+#[test]
+fn a_device_that_tries_too_often_is_told_to_wait() {
+    let fleet = Fleet::found("a");
+    let a = fleet.run("a");
+    let ticket = fleet.ticket(&a, "b");
+    assert_eq!(fleet.cli("b", &["join", &ticket]).ok(), "b\n");
+    let tries: Vec<_> = (0..5).map(|_| fleet.cli("c", &["join", &ticket])).collect();
+    tries[0].fails(5, &["the ticket was used already"]);
+    tries[4].fails(5, &["it takes four requests a minute", "hint: wait a minute"]);
 }
 
 #[test]
