@@ -4,7 +4,7 @@ use super::cluster::{Cluster, Crash, config_document};
 use super::fleet::key_of;
 use crate::roster::Standing;
 use crate::schema::{Kind, Value};
-use crate::statement::{Body, Pin, Removal};
+use crate::statement::{Assigned, Body, Pin, Removal};
 use crate::store::Table;
 use crate::sync::{Input, Reply};
 
@@ -308,4 +308,23 @@ fn a_wall_clock_that_jumps_decides_nothing() {
         assert_eq!(cluster.view(1, &config_document())["x"].read.value, Value::Int(value));
     }
     cluster.assert_converged();
+}
+
+/// Equal roots in two `Hello`s say what the peers had when they said it, not what was written while they were under way.
+#[test]
+fn what_is_written_between_two_hellos_arrives() {
+    let mut cluster = Cluster::new(2, 16);
+    cluster.connect(0, 1);
+    cluster.run_until_quiescent();
+    cluster.cut(0, 1);
+    cluster.connect(0, 1);
+    cluster.write(0, Kind::Device, "a", Value::Int(1));
+    cluster.set(1, 1, "x", Some(Value::Int(1)));
+    let assigned =
+        Assigned { device: cluster.device(0), attribute: "label/rack".to_owned(), value: Some("b".to_owned()) };
+    let statements = vec![cluster.fleet.sign(Body::Assigned(assigned))];
+    cluster.request(0, |request| Input::Statements { request, statements });
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    assert_eq!(cluster.nodes[1].engine.replica().documents().len(), 2);
 }
