@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::{DeviceId, FleetId, Key, StatementId};
-use crate::statement::{Admission, Assigned, Body, Invitation, Role, RootKeys, SignedStatement};
+use crate::statement::{
+    Admission, Assigned, Body, Invitation, Role, RootKeys, SignatureBytes, SignedStatement, StatementParts,
+};
 
 /// What becomes of a statement that arrives.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,7 +99,10 @@ pub struct OperatorState {
 pub struct Roster {
     fleet: FleetId,
     entries: BTreeMap<StatementId, Entry>,
-    subjects: BTreeMap<(String, String), Vec<StatementId>>,
+    /// (Kind, subject) → the statements in force that none in force replaces, the one that is read first.
+    standing: BTreeMap<(String, String), Vec<StatementId>>,
+    /// What statements in force replace.
+    replaced: BTreeSet<StatementId>,
     roots: Vec<(u64, RootKeys)>,
     operators: BTreeMap<Key, OperatorState>,
     invitations: BTreeMap<Key, Vec<StatementId>>,
@@ -114,7 +119,8 @@ impl Roster {
         Roster {
             fleet,
             entries: BTreeMap::new(),
-            subjects: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            replaced: BTreeSet::new(),
             roots: Vec::new(),
             operators: BTreeMap::new(),
             invitations: BTreeMap::new(),
@@ -226,28 +232,51 @@ impl Roster {
         }
     }
 
+    /// The stored statement with these very bytes, if every signature of `parts` is one of its.
+    pub fn known(&self, parts: &StatementParts) -> Option<&SignedStatement> {
+        let id = StatementId(*blake3::hash(&parts.bytes).as_bytes());
+        let signed = &self.entries.get(&id)?.signed;
+        let is_known = |(key, signature): &(Key, SignatureBytes)| signed.signatures().get(key) == Some(&signature.0);
+        parts.signatures.iter().all(is_known).then_some(signed)
+    }
+
     /// Adds a statement that [`Roster::judge`] said to store. Returns the devices whose standing may have changed.
     pub fn insert(&mut self, signed: SignedStatement) -> Vec<DeviceId> {
         let id = signed.id();
         let Ok(body) = Body::of(signed.statement()) else { return Vec::new() };
         let in_force = self.is_in_force(&signed, &body);
-        let subject = (signed.statement().kind.clone(), signed.statement().subject.clone());
         let version = signed.statement().version;
         let was_in_force = self.entries.get(&id).is_some_and(|entry| entry.in_force);
-        let known = self.subjects.entry(subject).or_default();
-        if !known.contains(&id) {
-            known.push(id);
-        }
         self.entries.insert(id, Entry { signed, body: body.clone(), in_force });
         if !in_force || was_in_force {
             return Vec::new();
         }
+        self.stand(id);
         let is_root = matches!(body, Body::Root(_));
         let devices = self.apply(id, version, body);
         if is_root {
             self.reconsider();
         }
         devices
+    }
+
+    /// A statement came into force: it stands for its subject unless one in force replaces it, and what it replaces
+    /// stands no more.
+    fn stand(&mut self, id: StatementId) {
+        let Some(entry) = self.entries.get(&id) else { return };
+        let statement = entry.signed.statement();
+        let subject = (statement.kind.clone(), statement.subject.clone());
+        self.replaced.extend(statement.replaces.iter().copied());
+        let standing = self.standing.entry(subject).or_default();
+        standing.retain(|other| !statement.replaces.contains(other));
+        if !self.replaced.contains(&id) {
+            standing.push(id);
+        }
+        let order = |id: &StatementId| {
+            let version = self.entries.get(id).map(|entry| entry.signed.statement().version);
+            (std::cmp::Reverse(version), *id)
+        };
+        standing.sort_by_key(order);
     }
 
     /// A root came into force: with it do those roots and operators that came first and only lacked it. So the order
@@ -261,6 +290,7 @@ impl Roster {
             let Some(entry) = self.entries.get_mut(&id) else { return };
             entry.in_force = true;
             let (version, body) = (entry.signed.statement().version, entry.body.clone());
+            self.stand(id);
             self.apply(id, version, body);
         }
     }
@@ -334,20 +364,7 @@ impl Roster {
     /// All statements in force of a subject that none replaces; the one that is read first.
     pub fn unreplaced(&self, kind: &str, subject: &str) -> Vec<&Entry> {
         let key = (kind.to_owned(), subject.to_owned());
-        let in_force: Vec<&Entry> = self
-            .subjects
-            .get(&key)
-            .into_iter()
-            .flatten()
-            .filter_map(|id| self.entries.get(id))
-            .filter(|entry| entry.in_force)
-            .collect();
-        let replaced: BTreeSet<StatementId> =
-            in_force.iter().flat_map(|entry| entry.signed.statement().replaces.iter().copied()).collect();
-        let mut standing: Vec<&Entry> =
-            in_force.into_iter().filter(|entry| !replaced.contains(&entry.signed.id())).collect();
-        standing.sort_by_key(|entry| (std::cmp::Reverse(entry.signed.statement().version), entry.signed.id()));
-        standing
+        self.standing.get(&key).into_iter().flatten().filter_map(|id| self.entries.get(id)).collect()
     }
 
     /// Whether an operator holds a role.
@@ -448,7 +465,7 @@ impl Roster {
 
     fn assigned_names(&self, device: &DeviceId) -> Vec<String> {
         let prefix = format!("{device}/");
-        self.subjects
+        self.standing
             .range(("assigned".to_owned(), prefix.clone())..)
             .take_while(|((kind, subject), _)| kind == "assigned" && subject.starts_with(&prefix))
             .map(|((_, subject), _)| subject[prefix.len()..].to_owned())

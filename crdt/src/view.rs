@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use crate::id::{ChangeHash, DeviceId, Key};
 use crate::schema::{DocumentName, Value};
 use crate::store::{
-    KeyRecord, Leaf, LogRecord, LogStore, StoreError, Table, decode_record, index_range, meta_key, read_record,
+    KeyRecord, Leaf, LogRecord, LogStore, StoreError, Table, decode_record, index_range_below, meta_key, read_record,
 };
 
 /// How conflicts are read, in words.
@@ -44,7 +44,7 @@ pub type View = BTreeMap<String, Entry>;
 
 /// Reads a document's view from the index, `prefix` and below it, or everything where `prefix` is empty.
 pub fn read(store: &dyn LogStore, document: &DocumentName, prefix: &str) -> Result<View, StoreError> {
-    let (from, to, path_at) = index_range(document);
+    let (from, to, path_at) = index_range_below(document, prefix);
     let mut records: Vec<(String, KeyRecord)> = Vec::new();
     let mut failure = None;
     store.scan(Table::Index, &from, &to, &mut |key, bytes| {

@@ -249,11 +249,8 @@ struct Member<'a> {
 
 impl Member<'_> {
     async fn ask(&self, request: &JoinRequest) -> Result<JoinAnswer, EnrolError> {
-        let answer = self
-            .mesh
-            .join(self.peer, self.addresses.to_vec(), encode(request))
-            .await
-            .map_err(|error| match error {
+        let answer =
+            self.mesh.join(self.peer, self.addresses.to_vec(), encode(request)).await.map_err(|error| match error {
                 transport::JoinError::Refused => EnrolError::Limited,
                 error => EnrolError::Unreachable(error.to_string()),
             })?;

@@ -60,8 +60,14 @@ pub fn index_key(document: &DocumentName, path: &str) -> Vec<u8> {
 
 /// The range of a document's current keys in `index`: from, to (excluded), and where the path starts.
 pub fn index_range(document: &DocumentName) -> (Vec<u8>, Vec<u8>, usize) {
-    let from = index_prefix(INDEX_CURRENT, document);
-    let length = from.len();
+    index_range_below(document, "")
+}
+
+/// The range of the keys whose path starts with `prefix`.
+pub fn index_range_below(document: &DocumentName, prefix: &str) -> (Vec<u8>, Vec<u8>, usize) {
+    let document = index_prefix(INDEX_CURRENT, document);
+    let length = document.len();
+    let from = [document, prefix.as_bytes().to_vec()].concat();
     (from.clone(), after(from), length)
 }
 

@@ -63,7 +63,7 @@ pub(super) struct Link {
     pub(super) lacking: BTreeSet<(Class, Actor)>,
     pub(super) lacking_statements: BTreeSet<StatementId>,
     /// Logs that the peer should get from their origin, and until when that is believed.
-    pub(super) deferred: BTreeMap<Actor, Time>,
+    pub(super) deferred: BTreeMap<Actor, (Time, u64)>,
     pub(super) have_out: BTreeMap<Actor, u64>,
     pub(super) have_by: Option<Time>,
     pub(super) names_out: BTreeMap<Actor, u32>,
@@ -136,7 +136,7 @@ impl Link {
 
     pub(super) fn timeout(&self) -> Option<Time> {
         let greeting = (self.phase == Phase::Greeting).then_some(self.hello_by);
-        let deferred = self.deferred.values().min().copied();
+        let deferred = self.deferred.values().map(|(until, _)| *until).min();
         let silence = if self.probed_at.is_some() { SILENCE_MS } else { PROBE_MS };
         let probe = self.heard_at.plus_millis(silence);
         greeting.into_iter().chain(deferred).chain(self.have_by).chain([probe]).min()

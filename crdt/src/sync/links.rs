@@ -207,7 +207,7 @@ impl Engine {
                 continue;
             }
             if neighbours.is_some_and(|neighbours| neighbours.contains(&link.device)) {
-                link.deferred.entry(actor).or_insert(now.plus_millis(DEFER_MS));
+                link.deferred.entry(actor).or_insert((now.plus_millis(DEFER_MS), seq));
                 link.have_out.insert(actor, seq);
                 link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
             } else {

@@ -235,6 +235,16 @@ impl Engine {
         id: LinkId,
         parts: StatementParts,
     ) -> Result<(), StoreError> {
+        if let Some(known) = self.replica.roster().known(&parts) {
+            // Everyone passes statements on; only the first copy's signatures are worth checking.
+            let (statement, digest) = (known.id(), signers_digest(known));
+            if let Some(link) = self.links.get_mut(&id)
+                && known.signatures().len() == parts.signatures.len()
+            {
+                link.statements.insert(statement, digest);
+            }
+            return Ok(());
+        }
         match SignedStatement::from_parts(parts) {
             Ok(signed) => {
                 if let Some(link) = self.links.get_mut(&id) {

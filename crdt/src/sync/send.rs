@@ -2,7 +2,7 @@
 
 use super::frame::{Changes, ENTRIES_MAX, Frame, Name};
 use super::link::{CONTROL_BYTES_MAX, Link, Phase, SHARE_TURN, channel_slot, signers_digest};
-use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS, read_run};
+use super::{Channel, DEFER_MS, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS, read_run};
 use crate::change::Run;
 use crate::id::{Actor, Time};
 use crate::store::{Staged, StoreError, Table};
@@ -130,13 +130,20 @@ impl Engine {
         }
         self.probe_silent(now);
         for link in self.links.values_mut() {
-            let due: Vec<Actor> =
-                link.deferred.iter().filter(|(_, until)| **until <= now).map(|(actor, _)| *actor).collect();
-            for actor in due {
+            let due: Vec<(Actor, u64)> = link
+                .deferred
+                .iter()
+                .filter(|(_, (until, _))| *until <= now)
+                .map(|(actor, (_, seq))| (*actor, *seq))
+                .collect();
+            for (actor, seq) in due {
                 link.deferred.remove(&actor);
                 let Some(state) = self.replica.logs.get(&actor) else { continue };
-                if state.stored > link.has_of(&actor) {
+                if link.has_of(&actor) < seq.min(state.stored) {
                     link.lacking.insert((state.log.document.kind().class(), actor));
+                } else if state.stored > link.has_of(&actor) {
+                    // What came meanwhile gets its own time.
+                    link.deferred.insert(actor, (now.plus_millis(DEFER_MS), state.stored));
                 }
             }
         }

@@ -15,7 +15,7 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem>
     let list = |node: &Node| {
         let roster = node.engine.replica().roster();
         let presences = node.presences();
-        let members: Vec<Value> = roster
+        let mut members: Vec<Value> = roster
             .devices()
             .map(|device| {
                 let standing = roster.standing(&device);
@@ -33,6 +33,7 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem>
                 })
             })
             .collect();
+        members.sort_by_cached_key(|member| ["name", "device"].map(|field| member[field].as_str().map(str::to_owned)));
         Value::Array(members)
     };
     Ok(Json(api.agent.look(list).await?))

@@ -151,6 +151,13 @@ impl KeyError {
             KeyError::NeedsPassphrase { is_new: true, .. } => {
                 "run it on a terminal, or add `--passphrase-file FILE`, or `--no-passphrase` for a machine".to_owned()
             }
+            KeyError::Passphrase { .. } => {
+                "add `--passphrase-file FILE` with the passphrase that the key was made with".to_owned()
+            }
+            KeyError::PassphraseFile { path, .. } => {
+                format!("its first line is the passphrase: `wc -c {}`", quoted(path))
+            }
+            KeyError::Io { path, .. } => format!("ls -ld {}", quoted(path)),
             KeyError::EmptyPassphrase => "for a key without a passphrase add `--no-passphrase`".to_owned(),
             KeyError::Permissions { path, .. } => format!("chmod 600 {}", quoted(path)),
             KeyError::NoPublic { kind: KeyKind::Operator, .. } => {

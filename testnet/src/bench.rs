@@ -1,0 +1,106 @@
+//! `testnet bench`: each bench prints its numbers, each with its target and what the machine itself needs beside it.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+
+mod admission;
+mod author;
+mod converge;
+mod history;
+mod machine;
+mod operator;
+mod process;
+mod report;
+mod spread;
+mod traffic;
+
+/// The benches.
+#[derive(Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Five real processes on loopback: how soon a write is readable everywhere, and what that costs
+    Converge(ConvergeArgs),
+}
+
+/// `bench converge`
+#[derive(Args)]
+pub(crate) struct ConvergeArgs {
+    /// The form of output
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Format,
+    /// The program to measure [default: FLEETSYNC, else fleetsync beside this program]
+    #[arg(long, value_name = "PATH", env = "FLEETSYNC")]
+    fleetsync: Option<PathBuf>,
+    /// Writes of each sort, a run
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=5000))]
+    count: u64,
+    /// Runs, of which medians are printed
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=99))]
+    runs: u64,
+    /// Seconds for which the idle nodes are watched
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    idle_s: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Columns for people
+    Table,
+    /// One JSON value
+    Json,
+}
+
+/// Runs a bench; says whether every target was met.
+pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
+    let BenchCommand::Converge(args) = command;
+    // One thread, so that what watches takes at most one core from what is watched.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(async {
+        tokio::select! {
+            report = converge::run(&args) => report,
+            // The nodes are killed when their guards go.
+            _ = ended() => Err(anyhow::anyhow!("interrupted")),
+        }
+    })?;
+    print(&match args.output {
+        Format::Table => report.to_table(),
+        Format::Json => report.to_json()?,
+    });
+    Ok(report.passes())
+}
+
+async fn ended() -> io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+impl ConvergeArgs {
+    fn program(&self) -> anyhow::Result<PathBuf> {
+        if let Some(path) = &self.fleetsync {
+            return path.canonicalize().with_context(|| path.display().to_string());
+        }
+        let own = std::env::current_exe().context("where this program lies")?;
+        let path = own.with_file_name("fleetsync");
+        path.canonicalize().with_context(|| format!("{} (--fleetsync PATH names another)", path.display()))
+    }
+}
+
+/// Writes to stdout; a reader that went away is no failure.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    // Nobody is left to be told.
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes a line to stderr.
+pub(crate) fn note(text: &str) {
+    // Where stderr is closed nobody wants to know.
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
