@@ -53,8 +53,9 @@ fn every_flip_is_noticed(fleet: &Fleet, file: &Path) -> usize {
     let _ = fs::remove_dir_all(&copy);
     copy_folder(&store, &copy);
     let mut refused = 0;
-    for number in 0..POSITIONS {
-        let at = whole.len() * (2 * number + 1) / (2 * POSITIONS);
+    // The first and the last bytes too: the last record of a write-ahead log looks like one that broke off.
+    let spread = (0..POSITIONS).map(|number| whole.len() * (2 * number + 1) / (2 * POSITIONS));
+    for at in spread.chain([0, whole.len() - 1, whole.len() - 40]) {
         let mut flipped = whole.clone();
         flipped[at] ^= 0x10;
         fs::write(file, flipped).unwrap();
@@ -69,7 +70,9 @@ fn every_flip_is_noticed(fleet: &Fleet, file: &Path) -> usize {
             node.kill();
         } else {
             let ran = node.end();
-            ran.fails(5, &["the store cannot be opened", name, "is damaged", "member invite"]);
+            ran.fails(5, &["the store cannot be opened", "is damaged", "member invite"]);
+            // RocksDB names no file where its own description of a file is damaged: then the folder is named.
+            assert!(ran.err.contains(name) || ran.err.contains("properties"), "{what}: {ran:?}");
             refused += 1;
         }
         let _ = fs::remove_dir_all(&store);
@@ -95,6 +98,9 @@ fn a_flipped_byte_in_an_sst_is_named_by_run() {
     let file = files(&store, ".sst").into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
     let refused = every_flip_is_noticed(&fleet, &file);
     assert!(refused * 2 > POSITIONS, "only {refused} of {POSITIONS} flips were refused");
+    fs::remove_file(&file).unwrap();
+    let name = file.file_name().unwrap().to_str().unwrap();
+    fleet.start("a", &[]).end().fails(5, &["the store cannot be opened", name, "member invite"]);
 }
 
 #[test]

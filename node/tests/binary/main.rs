@@ -16,5 +16,6 @@ mod passphrase;
 mod process;
 mod random;
 mod refusals;
+mod rendering;
 mod signing;
 mod tickets;

@@ -16,7 +16,7 @@ fn init_off_a_terminal_needs_to_be_told_and_can_be_tried_again() {
     let empty = fleet.path().join("empty");
     fs::write(&empty, "\n").unwrap();
     let with_empty = [&init[..], &["--passphrase-file", empty.to_str().unwrap()]].concat();
-    fleet.cli("a", &with_empty).fails(5, &["empty"]);
+    fleet.cli("a", &with_empty).fails(5, &["passphrase"]);
     assert!(!fleet.keys().exists());
     for name in ["", "a b", "ä"] {
         let bad = fleet.cli("a", &["init", "--name", name, "--no-passphrase"]);
@@ -61,5 +61,7 @@ fn a_passphrase_file_opens_the_keys_and_nothing_else_does() {
     // Another's keys are no operator's of this fleet.
     let strangers = Fleet::found("x");
     let keys = strangers.keys();
-    fleet.cli("a", &[&set[..], &["--keys", keys.to_str().unwrap()]].concat()).fails(5, &["there is no operator key at"]);
+    fleet
+        .cli("a", &[&set[..], &["--keys", keys.to_str().unwrap()]].concat())
+        .fails(5, &["there is no operator key at"]);
 }

@@ -95,7 +95,9 @@ fn cut_and_go_on(fate: Fate) -> (Fleet, Node, Vec<Value>, Vec<Value>) {
     fleet.cli("a", &["config", "set", "camera", "before", "1"]).ok();
     let proxy = Proxy::before(&a, &fleet, "cut.sock", fate);
     let api = format!("unix:{}", proxy.socket.display());
-    fleet.cli("a", &["config", "set", "camera", "cut", "2", "--api", &api]).fails(3, &["the connection to the node broke"]);
+    fleet
+        .cli("a", &["config", "set", "camera", "cut", "2", "--api", &api])
+        .fails(3, &["the connection to the node broke"]);
     assert_eq!(config(&a, "camera", "cut").is_some(), fate == Fate::Unanswered);
     // Over a crash of the node, too: what it prepared was nowhere but in the person's journal.
     a.kill();

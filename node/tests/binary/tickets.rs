@@ -176,3 +176,29 @@ fn a_member_takes_no_second_ticket() {
     let d = fleet.spawn("d", command).ready();
     converge(&[&a, &d]);
 }
+
+#[test]
+fn a_device_without_a_ticket_waits_until_an_operator_lets_it_in() {
+    let fleet = Fleet::found("a");
+    let a = fleet.run("a");
+    let status = a.status();
+    let word = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+    let member = format!("{}@{}", word(&status["key"]), word(&status["listening"][0]));
+    let (member, id) = (member.as_str(), &*word(&status["fleet"]));
+    let ask = ["join", "--ask", member, "--fleet", id, "--name", "b"];
+    let asking = fleet.spawn("b", fleet.command("b", &ask));
+    within("the approval", || fleet.cli("a", &["member", "approve", "b"]).code == 0);
+    assert_eq!(asking.end().code, 0);
+    let b = fleet.run("b");
+    converge(&[&a, &b]);
+    assert_eq!(fleet.cli("a", &["device", "get", "b", "name", "-o", "json"]).json()["value"], "b");
+    // Nobody else asks, and a member does not.
+    fleet.cli("a", &["member", "approve", "b"]).fails(4, &["b"]);
+    b.kill();
+    fleet.cli("b", &ask).fails(5, &["already the folder of a member of fleet"]);
+    // To ask for another fleet than the member's is refused.
+    let other = "0".repeat(64);
+    let wrong = ["join", "--ask", member, "--fleet", &other, "--name", "c"];
+    fleet.cli("c", &wrong).fails(5, &["belongs to another fleet"]);
+    fleet.cli("c", &["join", "--ask", "nonsense", "--fleet", id, "--name", "c"]).fails(2, &["nonsense"]);
+}
