@@ -29,7 +29,7 @@ mod write;
 
 pub use frame::Channel;
 pub use link::LinkSummary;
-pub use replica::{LogState, OpenError, Replica, read_run};
+pub use replica::{AUDIT_MAX, LogState, OpenError, Replica, read_run};
 
 use link::Link;
 use pending::Pending;

@@ -18,6 +18,9 @@ use crate::store::{
 };
 
 const SETTING_GENERATION: &[u8] = b"generation";
+const SETTING_AUDIT: &[u8] = b"audit";
+/// Most audit events that are kept; the oldest give way.
+pub const AUDIT_MAX: u64 = 4096;
 
 /// Why a replica cannot be opened. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -88,8 +91,8 @@ impl Replica {
             tree: Tree::default(),
             durable_tree: Tree::default(),
             generation: read_record(store, Table::Setting, SETTING_GENERATION)?.unwrap_or(generation),
-            order_next: next_position(store, Table::Order)?,
-            audit_next: next_position(store, Table::Audit)?,
+            order_next: next_order_position(store)?,
+            audit_next: read_record(store, Table::Setting, SETTING_AUDIT)?.unwrap_or(0),
             changes: 0,
         };
         replica.load_statements(store)?;
@@ -271,10 +274,14 @@ impl Replica {
         Ok(runs)
     }
 
-    /// Stages an audit event.
+    /// Stages an audit event; whoever makes this node refuse things fills no disk.
     pub(crate) fn audit(&mut self, staged: &mut Staged<'_>, record: &AuditRecord) {
         staged.put(Table::Audit, position_key(self.audit_next), encode_record(record));
+        if let Some(oldest) = self.audit_next.checked_sub(AUDIT_MAX) {
+            staged.delete(Table::Audit, position_key(oldest));
+        }
         self.audit_next += 1;
+        staged.put(Table::Setting, SETTING_AUDIT, encode_record(&self.audit_next));
     }
 
     /// The root over everything.
@@ -390,9 +397,9 @@ fn all_records<T: serde::de::DeserializeOwned>(
     failure.map_or(Ok(records), Err)
 }
 
-/// One past the last position of a table: found by halving, so that a long table is not read at every start.
-fn next_position(store: &dyn LogStore, table: Table) -> Result<u64, StoreError> {
-    let is_taken = |position: u64| store.get(table, &position_key(position)).map(|value| value.is_some());
+/// One past the last position of the order: found by halving, so that a long one is not read at every start.
+fn next_order_position(store: &dyn LogStore) -> Result<u64, StoreError> {
+    let is_taken = |position: u64| store.get(Table::Order, &position_key(position)).map(|value| value.is_some());
     let mut above = 1;
     while is_taken(above - 1)? {
         above *= 2;

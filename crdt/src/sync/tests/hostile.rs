@@ -2,10 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, Crash};
 use super::fleet::key_of;
 use crate::schema::{Kind, Value};
+use crate::store::Table;
 use crate::sync::frame::{Clock, Frame, Hello};
+use crate::sync::replica::AUDIT_MAX;
 use crate::sync::{Channel, Input};
 
 fn pair(seed: u64) -> Cluster {
@@ -98,6 +100,22 @@ fn a_clock_from_the_future_is_only_a_claim() {
     cluster.run_for(130_000);
     cluster.run_until_quiescent();
     assert_eq!(cluster.root(0), cluster.root(1));
+}
+
+/// Refusals are kept, the newest of them, also over a restart.
+#[test]
+fn refusals_fill_no_disk() {
+    let mut cluster = pair(9);
+    let kept = |cluster: &Cluster| cluster.nodes[0].store.rows(Table::Audit).count() as u64;
+    for round in 0..2 {
+        for _ in 0..AUDIT_MAX {
+            cluster.connect(0, 1);
+            inject(&mut cluster, 0, vec![8, 1, 2, 3]);
+        }
+        assert_eq!(kept(&cluster), AUDIT_MAX, "round {round}");
+        cluster.crash(0, Crash::Process);
+        cluster.restart(0);
+    }
 }
 
 proptest! {
