@@ -12,7 +12,10 @@ use crate::statement::{SignedStatement, StatementParts};
 use crate::store::{AuditRecord, Staged, StoreError};
 
 /// Most logs that a peer may intern in one session.
-pub(super) const NAMES_MAX: usize = 1 << 20;
+pub(super) const NAMES_MAX: usize = 1 << 16;
+
+/// Most logs, and most statements, that a peer may claim to have.
+pub(super) const CLAIMS_MAX: usize = 1 << 17;
 
 impl Engine {
     pub(super) fn receive(
@@ -41,12 +44,14 @@ impl Engine {
             Ok(Some(_)) if !self.has_greeted(id) => self.keep_early(id, bytes),
             Ok(Some(Frame::Clock(clock))) => {
                 self.receive_clock(id, clock);
+                self.check_claims(id);
                 self.pump(now, staged, Some(id))?;
             }
             Ok(Some(Frame::Have(entries))) => {
                 if let Some(link) = self.links.get_mut(&id) {
                     entries.into_iter().for_each(|(actor, seq)| link.note_has(actor, seq));
                 }
+                self.check_claims(id);
             }
             Ok(Some(Frame::Want(actor, seq))) => {
                 self.wanted(id, actor, seq);
@@ -195,6 +200,14 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// What a peer claims to have costs memory here.
+    fn check_claims(&mut self, id: LinkId) {
+        let Some(link) = self.links.get(&id) else { return };
+        if link.has.len() > CLAIMS_MAX || link.statements.len() > CLAIMS_MAX {
+            self.close(id, &format!("the peer claims more than {CLAIMS_MAX} logs or statements"));
+        }
     }
 
     fn keep_waiting(&mut self, actor: Actor, run: Run, source: Option<LinkId>, wait: Wait) {

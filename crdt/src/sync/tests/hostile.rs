@@ -102,6 +102,23 @@ fn a_clock_from_the_future_is_only_a_claim() {
     assert_eq!(cluster.root(0), cluster.root(1));
 }
 
+#[test]
+fn endless_claims_end_the_session() {
+    let mut cluster = pair(10);
+    let mut number = 0u64;
+    while cluster.is_connected(0, 1) {
+        let logs = (0..1000u64).map(|at| {
+            let mut actor = [7; 16];
+            actor[..8].copy_from_slice(&(number + at).to_be_bytes());
+            (crate::id::Actor(actor), 1)
+        });
+        inject(&mut cluster, 0, Frame::Have(logs.collect()).encode());
+        number += 1000;
+        assert!(number <= 200_000, "the map grows without end");
+    }
+    assert!(cluster.nodes[0].closed[0].contains("claims more"), "{:?}", cluster.nodes[0].closed);
+}
+
 /// Refusals are kept, the newest of them, also over a restart.
 #[test]
 fn refusals_fill_no_disk() {
