@@ -258,6 +258,7 @@ async fn run(
     if let Err(error) = store.sync() {
         tracing::error!(%error, "the store was not synced at the end");
     }
+    store.close();
 }
 
 impl Node {

@@ -32,6 +32,9 @@ const RESERVE_BYTES: u64 = 64 << 20;
 /// How long after an attempt to open the store anew the next one is made: a quota is not seen in the free space.
 const REOPEN_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long closing waits for reads that are under way.
+const CLOSE_WAIT: Duration = Duration::from_secs(1);
+
 /// Bytes that a full check reads ahead.
 const CHECK_READAHEAD_BYTES: usize = 256 * 1024;
 
@@ -92,6 +95,18 @@ impl Store {
             let error = open.write_error(error);
             if self.is_full_with(&error) { WriteError::Full } else { error }
         })
+    }
+
+    /// Syncs and closes the store for all who share it, once nobody is reading. The process must not end before: RocksDB's
+    /// threads would go on while what they use is torn down.
+    pub(crate) fn close(&self) {
+        let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
+        let Ok(open) = std::mem::replace(&mut state.open, Err(OpenError::Closed)) else { return };
+        drop(state);
+        let deadline = Instant::now() + CLOSE_WAIT;
+        while Arc::strong_count(&open) > 1 && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
     }
 
     /// Bytes that this user may still write to the file system of the store; 0 where that cannot be found out.

@@ -35,6 +35,9 @@ pub(crate) enum OpenError {
     /// There is no space on the disk.
     #[error("the disk is full")]
     Full,
+    /// This process has closed it.
+    #[error("the store is closed")]
+    Closed,
     /// Anything else, in RocksDB's words.
     #[error("{0}")]
     Other(String),

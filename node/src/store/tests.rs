@@ -519,3 +519,21 @@ fn a_store_that_is_closed_on_a_full_disk_opens_with_what_was_applied() {
     assert_eq!(count_wide(&store), full);
     store.check_all().unwrap();
 }
+
+/// Threads that outlive the node hold clones; they must not keep RocksDB running while the process ends.
+#[test]
+fn closing_closes_for_everyone() {
+    let (_temporary, path) = folder();
+    let store = Store::open(&path).unwrap();
+    let clone = store.clone();
+    let mut batch = Batch::default();
+    batch.put(Table::Meta, [1], vec![2]);
+    store.apply(&batch).unwrap();
+    store.close();
+    store.close();
+    assert!(clone.get(Table::Meta, &[1]).is_err());
+    assert!(clone.apply(&batch).is_err());
+    assert!(clone.sync().is_err());
+    let again = Store::open(&path).unwrap();
+    assert_eq!(again.get(Table::Meta, &[1]).unwrap(), Some(vec![2]));
+}
