@@ -172,3 +172,66 @@ pub fn judge_admission(
         None => Err(JoinRefusal::Invalid("the admission lacks a signature".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::hex;
+    use crate::statement::SignatureBytes;
+
+    fn parts(byte: u8) -> StatementParts {
+        StatementParts { bytes: vec![byte; 3], signatures: vec![(Key([byte; 32]), SignatureBytes([byte; 64]))] }
+    }
+
+    fn lines() -> String {
+        let (fleet, key) = (FleetId([1; 32]), Key([2; 32]));
+        let name = "newbie".to_owned();
+        let requests = [
+            JoinRequest::Chain { fleet, invitation: key },
+            JoinRequest::Admit { invitation: parts(3), admission: parts(4) },
+            JoinRequest::Ask { fleet, one_time: key, name },
+        ];
+        let refusals = [
+            JoinRefusal::Fleet,
+            JoinRefusal::Expired,
+            JoinRefusal::Used(DeviceId([5; 32])),
+            JoinRefusal::Removed,
+            JoinRefusal::Invalid("why".to_owned()),
+            JoinRefusal::Busy("why".to_owned()),
+        ];
+        let mut answers = vec![JoinAnswer::Chain(vec![parts(6)]), JoinAnswer::Welcome];
+        answers.extend(refusals.map(JoinAnswer::Refused));
+        answers.extend([JoinAnswer::Waits, JoinAnswer::Invited(vec![parts(7)])]);
+        let requests = requests.iter().map(|message| hex(&encode(message)));
+        requests.chain(answers.iter().map(|message| hex(&encode(message)))).map(|line| line + "\n").collect()
+    }
+
+    /// Golden: a joiner may be newer or older than the member that it asks. Long runs of one byte are shown by a hash.
+    #[test]
+    fn golden_messages() {
+        let shown: String = lines()
+            .lines()
+            .map(|line| match line.len() {
+                0..=80 => format!("{line}\n"),
+                _ => format!("{}… {}\n", &line[..20], &blake3::hash(line.as_bytes()).to_hex()[..16]),
+            })
+            .collect();
+        assert_eq!(shown, GOLDEN);
+    }
+
+    const GOLDEN: &str = "\
+01000101010101010101… 7e21d1e8c9ba8fc6
+01010303030301030303… 5b7c361f8065d601
+01020101010101010101… 80cd9c88b8aab4ab
+01000103060606010606… a79d5e11ba529aa6
+0101
+010200
+010201
+0102020505050505050505050505050505050505050505050505050505050505050505
+010203
+01020403776879
+01020503776879
+0103
+01040103070707010707… c731ac7ba2679042
+";
+}
