@@ -198,6 +198,9 @@ pub enum Effect {
     Changed(Changed),
     /// Something was refused; it is in the audit table too.
     Audit(Box<AuditRecord>),
+    /// This node has seen changes of its own that it did not have (its folder was restored or copied): from now on it
+    /// writes under this incarnation, which the driver must keep over restarts before it applies the next batch.
+    Incarnation(u64),
     /// The store failed; the driver should stop or open the engine again.
     Fault(StoreError),
 }

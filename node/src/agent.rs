@@ -297,12 +297,26 @@ impl Node {
                 Effect::Reply { request, reply } => self.answer(request, reply),
                 Effect::Changed(changed) => self.changed(changed),
                 Effect::Audit(record) => self.audited(&record),
+                Effect::Incarnation(incarnation) => self.keep_incarnation(incarnation),
                 Effect::Fault(error) => {
                     tracing::error!(%error, "the store cannot be read");
                     self.emit(NodeEvent::fault(&error));
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// The folder was restored or copied: what is written from now on goes to new logs, also after a restart.
+    fn keep_incarnation(&mut self, incarnation: u64) {
+        tracing::warn!("peers have changes of this node that it had not: it goes on under a new incarnation");
+        self.config.incarnation = incarnation;
+        let kept = self.folder.node().and_then(|node| {
+            let incarnation = crdt::id::hex(&incarnation.to_be_bytes());
+            self.folder.write_node(&crate::folder::NodeFile { incarnation, ..node })
+        });
+        if let Err(error) = kept {
+            tracing::error!(%error, "the new incarnation was not kept");
         }
     }
 

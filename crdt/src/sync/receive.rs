@@ -5,7 +5,7 @@ use super::link::{REFUSALS_MAX, signers_digest};
 use super::replica::Settled;
 use super::{After, Effect, Engine, LinkId};
 use crate::admission::{Outcome, Wait};
-use crate::change::Run;
+use crate::change::{LogName, Run};
 use crate::id::{Actor, DeviceId, Key, StatementId, Time};
 use crate::roster::Standing;
 use crate::statement::{SignedStatement, StatementParts};
@@ -169,7 +169,11 @@ impl Engine {
             let outcome = self.replica.admit(staged, &run)?;
             match outcome {
                 Outcome::Admitted(admitted) => {
+                    if source.is_some() && self.is_own(&run.log) {
+                        self.draw_incarnation();
+                    }
                     self.after.push(After::AnnounceLog(actor, admitted.record.seq));
+                    self.forget_logs(&admitted.superseded);
                     let mut keys = self.pending.waiting_for(&Wait::Log(actor));
                     for hash in &admitted.hashes {
                         keys.extend(self.pending.waiting_for(&Wait::Change(*hash)));
@@ -208,6 +212,24 @@ impl Engine {
         if link.has.len() > CLAIMS_MAX || link.statements.len() > CLAIMS_MAX {
             self.close(id, &format!("the peer claims more than {CLAIMS_MAX} logs or statements"));
         }
+    }
+
+    /// Logs that count no more: that a peer has them is no difference.
+    pub(super) fn forget_logs(&mut self, actors: &[Actor]) {
+        for link in self.links.values_mut() {
+            actors.iter().for_each(|actor| link.forget_log(actor));
+        }
+    }
+
+    fn is_own(&self, log: &LogName) -> bool {
+        log.carrier == self.device && log.incarnation == self.config.incarnation
+    }
+
+    /// A change that this node signed, or carried for an operator, came from a peer: its store is older than itself. To
+    /// go on in the same logs would fork them (PROTOCOL 2).
+    fn draw_incarnation(&mut self) {
+        self.config.incarnation = self.random();
+        self.effects.push_back(Effect::Incarnation(self.config.incarnation));
     }
 
     fn keep_waiting(&mut self, actor: Actor, run: Run, source: Option<LinkId>, wait: Wait) {
@@ -338,9 +360,7 @@ impl Engine {
                 }
                 standing => {
                     let stranded = self.replica.strand(staged, device)?;
-                    for link in self.links.values_mut() {
-                        stranded.iter().for_each(|actor| link.forget_log(actor));
-                    }
+                    self.forget_logs(&stranded);
                     if standing == Standing::Removed {
                         self.close_device(device);
                     }

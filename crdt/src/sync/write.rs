@@ -288,6 +288,7 @@ impl Engine {
         match self.replica.admit(staged, &run)? {
             Outcome::Admitted(admitted) => {
                 self.durability = Durability::Synced;
+                self.forget_logs(&admitted.superseded);
                 let seq = admitted.record.seq;
                 self.after.push(After::AnnounceLog(actor, seq));
                 self.after.push(After::Reply(request, Reply::Written { actor, seq }));

@@ -17,5 +17,6 @@ mod process;
 mod random;
 mod refusals;
 mod rendering;
+mod restored;
 mod signing;
 mod tickets;

@@ -15,6 +15,7 @@ use crate::view::{self, View};
 
 const STREAM_BUDGET: usize = 64 * 1024;
 const SYNC_MS: u64 = 1;
+const FIRST_INCARNATION: u64 = 7;
 const EVENTS_MAX: usize = 2_000_000;
 
 /// What a crash leaves behind.
@@ -32,6 +33,8 @@ pub(super) struct Node {
     /// What survives a power cut, and the batches since.
     synced: MemoryStore,
     unsynced: Vec<Batch>,
+    /// Kept over restarts, as the driver must.
+    pub(super) incarnation: u64,
     pub(super) is_up: bool,
     /// It takes no input and does nothing, while its sessions stand.
     is_frozen: bool,
@@ -93,6 +96,7 @@ impl Cluster {
                 store,
                 synced: MemoryStore::default(),
                 unsynced: Vec::new(),
+                incarnation: FIRST_INCARNATION,
                 is_up: true,
                 is_frozen: false,
                 audit: Vec::new(),
@@ -111,7 +115,8 @@ impl Cluster {
 
     fn config(&self, number: usize, start: u64) -> Config {
         let key: SigningKey = self.fleet.devices[number].clone();
-        Config { fleet: self.fleet.id, key, incarnation: 7, seed: self.random ^ start << 8 ^ number as u64 }
+        let incarnation = self.nodes.get(number).map_or(FIRST_INCARNATION, |node| node.incarnation);
+        Config { fleet: self.fleet.id, key, incarnation, seed: self.random ^ start << 8 ^ number as u64 }
     }
 
     pub(super) fn random(&mut self, below: u64) -> u64 {
@@ -170,6 +175,7 @@ impl Cluster {
                 }
                 Effect::Audit(record) => node.audit.push(*record),
                 Effect::Changed(Changed::Log(..) | Changed::Statement(_)) => {}
+                Effect::Incarnation(incarnation) => node.incarnation = incarnation,
                 Effect::Fault(error) => panic!("node {number}: {error}"),
             }
         }
@@ -292,6 +298,19 @@ impl Cluster {
             Crash::Process => node.synced = node.store.clone(),
         }
         node.unsynced.clear();
+    }
+
+    /// A backup of a node's store.
+    pub(super) fn backup(&self, number: usize) -> MemoryStore {
+        self.nodes[number].store.clone()
+    }
+
+    /// Puts a backup in the place of a node's store, while the node is down.
+    pub(super) fn restore(&mut self, number: usize, backup: MemoryStore) {
+        assert!(!self.nodes[number].is_up);
+        self.nodes[number].store = backup.clone();
+        self.nodes[number].synced = backup;
+        self.nodes[number].acknowledged.clear();
     }
 
     /// Stops a node without ending it.

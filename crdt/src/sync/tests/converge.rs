@@ -69,6 +69,7 @@ fn heal(cluster: &mut Cluster) {
     for node in &cluster.nodes {
         assert_eq!(node.audit, [], "honest nodes refuse nothing of each other");
         assert_eq!(node.closed, Vec::<String>::new());
+        assert_eq!(node.incarnation, 7, "nobody saw himself ahead: own changes are synced before they are told");
     }
 }
 
