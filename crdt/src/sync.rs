@@ -459,7 +459,8 @@ impl Engine {
             *known = (*known).max(seq);
         }
         let own = |actor: &Actor| self.replica.logs.get(actor).map_or(0, |state| state.seq);
-        most.iter().map(|(actor, seq)| seq.saturating_sub(own(actor))).sum()
+        // What peers claim may be anything.
+        most.iter().map(|(actor, seq)| seq.saturating_sub(own(actor))).fold(0, u64::saturating_add)
     }
 
     /// Changes that wait for what they build on, and their bytes.

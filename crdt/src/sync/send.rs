@@ -53,7 +53,7 @@ impl Engine {
                 }
             }
         }
-        self.pump_again = sent >= SEND_BYTES_MAX;
+        self.pump_again |= sent >= SEND_BYTES_MAX;
         Ok(())
     }
 
@@ -87,7 +87,7 @@ impl Engine {
         link.turn += 1;
         let is_shared = link.turn.is_multiple_of(SHARE_TURN);
         while let Some((class, actor)) = if is_shared { link.lacking.last() } else { link.lacking.first() }.copied() {
-            let from = link.has_of(&actor) + 1;
+            let from = link.has_of(&actor).saturating_add(1);
             let run = match self.replica.logs.get(&actor) {
                 Some(state) => read_run(staged, Table::Change, &state.log, &actor, from, state.stored)?,
                 None => None,
@@ -119,6 +119,7 @@ impl Engine {
     }
 
     pub(super) fn timer(&mut self, now: Time, staged: &Staged<'_>) -> Result<(), StoreError> {
+        self.pump_again = false;
         let late: Vec<LinkId> = self
             .links
             .iter()

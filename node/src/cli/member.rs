@@ -69,7 +69,7 @@ pub(crate) async fn run(common: &Common, command: MemberCommand) -> Outcome {
                 name: checked(&name, "name")?,
                 zone: checked(&zone, "zone")?,
                 labels: labels_of(&labels)?,
-                not_after_ms: wall_ms() + hours.saturating_mul(3_600_000),
+                not_after_ms: wall_ms().saturating_add(hours.saturating_mul(3_600_000)),
             };
             invite(common, invitation).await
         }

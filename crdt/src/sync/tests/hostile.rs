@@ -102,6 +102,18 @@ fn a_clock_from_the_future_is_only_a_claim() {
     assert_eq!(cluster.root(0), cluster.root(1));
 }
 
+/// Claims at the limit of numbers: nothing overflows, neither when they are added up nor when a log is to be sent.
+#[test]
+fn claims_at_the_limit_overflow_nothing() {
+    let mut cluster = pair(11);
+    let logs: Vec<_> = cluster.nodes[0].engine.replica().logs().keys().map(|actor| (*actor, u64::MAX)).collect();
+    cluster.write(0, Kind::Device, "a", Value::Int(2));
+    inject(&mut cluster, 0, Frame::Have(logs).encode());
+    inject(&mut cluster, 0, Frame::Have(vec![(crate::id::Actor([9; 16]), u64::MAX)]).encode());
+    assert_eq!(cluster.nodes[0].engine.behind(), u64::MAX);
+    cluster.run_until_quiescent();
+}
+
 #[test]
 fn endless_claims_end_the_session() {
     let mut cluster = pair(10);
