@@ -199,7 +199,7 @@ async fn serve(
     let mdns = settings.parse("mdns", "true or false")?;
     let setup =
         Setup { folder, store, fleet, incarnation, key, clock, mesh: MeshSetup { listen: listen.clone(), mdns } };
-    let (agent, task) = agent::start(setup, stopped).map_err(|error| {
+    let (agent, mut task) = agent::start(setup, stopped).map_err(|error| {
         Failure::new(code::REFUSED, "the node did not start").cause(error).hint("fleetsync node config")
     })?;
     let socket = path.join("api.sock");
@@ -218,7 +218,14 @@ async fn serve(
     }));
     note(&format!("ready: {} on port {}, API {}", device.short(), listen.port, socket.display()));
     tracing::info!(node = %device, port = listen.port, "ready");
-    wait_for_signal().await;
+    tokio::select! {
+        () = wait_for_signal() => {}
+        ended = &mut task => {
+            // Nothing answers any more: better no process than one that looks alive.
+            let cause = ended.map_or_else(|error| error.to_string(), |()| "its task ended".to_owned());
+            return Err(Failure::new(code::REFUSED, "the node failed").cause(cause).hint("fleetsync run"));
+        }
+    }
     tracing::info!("stopping");
     telemetry.stop();
     let _ = end_api.send(());
