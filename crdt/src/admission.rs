@@ -63,9 +63,13 @@ pub enum Reason {
     /// A greater epoch of the document counts.
     #[error("a later epoch of the document counts")]
     Stale,
-    /// The signature does not vouch for the run.
+    /// The signature does not vouch for the run, which begins with its log: a forgery.
     #[error("the signature does not vouch for these changes")]
     Signature,
+    /// The signature does not vouch for the run on top of what is stored of its log: a forgery, or the continuation of
+    /// another branch of a forked log, which an honest peer may hold.
+    #[error("the signature does not vouch for these changes after those of the same log that are stored")]
+    Branch,
     /// Another change of the same log and sequence number is stored.
     #[error("another change of this log has this sequence number")]
     Fork,
@@ -95,7 +99,7 @@ pub enum Reason {
 impl Reason {
     /// Whether no statement and no other change could alter it, so that the peer who sent it is at fault.
     pub fn blames_the_sender(&self) -> bool {
-        !matches!(self, Reason::Removed | Reason::Stale | Reason::Fork)
+        !matches!(self, Reason::Removed | Reason::Stale | Reason::Fork | Reason::Branch)
     }
 }
 
@@ -251,7 +255,8 @@ impl Gate<'_> {
             return Err(Stop::Outcome(Outcome::Known));
         }
         if !is_vouched(&run.log.author, self.fleet, actor, run.last_seq(), &chain, &run.signature) {
-            return Err(refuse(Reason::Signature, run.first_seq));
+            let reason = if run.first_seq == 1 { Reason::Signature } else { Reason::Branch };
+            return Err(refuse(reason, run.first_seq));
         }
         if let Some((seq, raw)) = forked_at {
             let stored: Option<ChangeRecord> = read_record(staged, Table::Change, &change_key(actor, seq))?;

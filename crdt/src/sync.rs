@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ed25519_dalek::SigningKey;
 
+use crate::admission::Wait;
 use crate::change::PreparedChange;
 use crate::id::{Actor, DeviceId, FleetId, Key, Root, StatementId, Time};
 use crate::schema::{DocumentName, Value};
@@ -23,6 +24,7 @@ mod link;
 mod links;
 mod pending;
 mod receive;
+mod refusal;
 mod replica;
 mod send;
 mod write;
@@ -31,6 +33,7 @@ pub use frame::Channel;
 pub use link::LinkSummary;
 pub use replica::{AUDIT_MAX, LogState, OpenError, Replica, read_run};
 
+use frame::Frame;
 use link::Link;
 use pending::Pending;
 
@@ -86,6 +89,9 @@ pub enum Input {
         link: LinkId,
         /// The peer's key, as the transport has proven it.
         peer: Key,
+        /// Whether this node sought the peer. Who was not sought, and is no member that is known here, shows its
+        /// certificate chain before it sees this node's.
+        dialled: bool,
     },
     /// A session is gone.
     LinkDown(LinkId),
@@ -142,7 +148,7 @@ pub enum Input {
     },
     /// An operator hands in a change with his signature.
     Submit {
-        /// Answered by [`Reply::Written`], [`Reply::Conflict`] or [`Reply::Refused`].
+        /// Answered by [`Reply::Written`], [`Reply::Conflict`], [`Reply::Ended`] or [`Reply::Refused`].
         request: RequestId,
         /// What was prepared.
         change: Box<PreparedChange>,
@@ -232,6 +238,9 @@ pub enum Reply {
     Prepared(Box<PreparedChange>),
     /// Another change took the sequence number, this one, with its author's signature; prepare again.
     Conflict(Box<PreparedChange>, SignatureBytes),
+    /// The change belongs to a log of this node that is never continued, as the node was restored since: it can never
+    /// be taken; prepare again.
+    Ended,
     /// The statements are synced to disk and on their way.
     Stored(Vec<StatementId>),
     /// Nothing was changed.
@@ -270,8 +279,8 @@ pub struct Engine {
     links: BTreeMap<LinkId, Link>,
     neighbours: BTreeMap<DeviceId, BTreeSet<DeviceId>>,
     pending: Pending,
-    /// Logs of which something was not taken into `pending`, with the link that brought it.
-    evicted: BTreeSet<(Actor, LinkId)>,
+    /// Logs of which something was not kept in `pending`, by what it waits for, with a link that has it.
+    evicted: BTreeSet<(Wait, Actor, LinkId)>,
     effects: VecDeque<Effect>,
     after: Vec<After>,
     unstored: VecDeque<(Token, Vec<After>)>,
@@ -324,7 +333,7 @@ impl Engine {
         match input {
             Input::Seed(seed) => self.random ^= seed,
             Input::WallClock(millis) => self.wall_ms = millis,
-            Input::LinkUp { link, peer } => self.link_up(now, link, peer),
+            Input::LinkUp { link, peer, dialled } => self.link_up(now, link, peer, dialled),
             Input::LinkDown(link) => self.link_down(link),
             Input::Writable { link, channel, bytes } => {
                 if let Some(link) = self.links.get_mut(&link) {
@@ -395,6 +404,7 @@ impl Engine {
                     changed = true;
                 }
                 After::AnnounceStatement(id) => {
+                    self.replica.statement_is_stored(&id);
                     self.announce_statement(id);
                     self.effects.push_back(Effect::Changed(Changed::Statement(id)));
                     changed = true;

@@ -10,9 +10,14 @@ use crate::statement::SignedStatement;
 /// Most bytes of control frames that wait for a peer to read; beyond, the session is closed.
 pub(super) const CONTROL_BYTES_MAX: usize = 4 << 20;
 /// Most bytes of frames that overtake the peer's `Hello` on the other stream; beyond, the session is closed.
-pub(super) const EARLY_BYTES_MAX: usize = 1 << 20;
+pub(super) const EARLY_BYTES_MAX: usize = 512 << 10;
 /// How many blameable refusals a peer may cause before its session is closed.
 pub(super) const REFUSALS_MAX: u8 = 8;
+/// Most logs of which a peer may hold another branch; of more, nothing is asked or answered.
+pub(super) const FORKS_MAX: usize = 1024;
+/// How many runs may fit nothing that is stored, of logs of which no fork is proven, before the session is closed: more
+/// than a session's window holds of an honest peer's.
+pub(super) const BRANCHES_MAX: u32 = 4096;
 /// Every so many frames the least urgent class is served first, so that none starves.
 pub(super) const SHARE_TURN: u64 = 8;
 
@@ -44,6 +49,41 @@ pub struct LinkSummary {
     pub rtt_micros: Option<u64>,
 }
 
+/// Logs of which the peer holds another branch.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Forks {
+    /// Asked for from their beginning, as something came that fits nothing that is stored.
+    asked: BTreeSet<Actor>,
+    /// Proven, and answered with our branch.
+    proven: BTreeSet<Actor>,
+    /// Runs that fitted nothing, of logs that are not proven to be forked.
+    unproven: u32,
+}
+
+impl Forks {
+    /// A run fits nothing that is stored of its log. Whether to ask for the log from its beginning.
+    pub(super) fn note_branch(&mut self, actor: Actor) -> bool {
+        if !self.proven.contains(&actor) {
+            self.unproven = self.unproven.saturating_add(1);
+        }
+        self.asked.len() < FORKS_MAX && self.asked.insert(actor)
+    }
+
+    /// A fork is proven by the author's own signature. Whether to answer with our branch.
+    pub(super) fn note_proof(&mut self, actor: Actor) -> bool {
+        self.unproven = 0;
+        self.proven.len() < FORKS_MAX && self.proven.insert(actor)
+    }
+
+    pub(super) fn is_proven(&self, actor: &Actor) -> bool {
+        self.proven.contains(actor)
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.unproven > BRANCHES_MAX
+    }
+}
+
 /// A link and what is known of its peer.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
@@ -51,6 +91,8 @@ pub(super) struct Link {
     pub(super) device: DeviceId,
     pub(super) phase: Phase,
     pub(super) hello_by: Time,
+    /// Whether our `Hello` is said or on its way; who is not known here says it first.
+    pub(super) greets: bool,
     pub(super) sent_root: Option<Root>,
     pub(super) peer_root: Option<Root>,
     pub(super) budget: [usize; 2],
@@ -71,6 +113,7 @@ pub(super) struct Link {
     pub(super) control: VecDeque<Vec<u8>>,
     pub(super) control_bytes: usize,
     pub(super) refusals: u8,
+    pub(super) forks: Forks,
     pub(super) turn: u64,
     pub(super) early: VecDeque<Vec<u8>>,
     pub(super) early_bytes: usize,
@@ -97,12 +140,13 @@ pub(super) fn signers_digest(signed: &SignedStatement) -> u32 {
 }
 
 impl Link {
-    pub(super) fn new(peer: Key, now: Time) -> Link {
+    pub(super) fn new(peer: Key, now: Time, greets: bool) -> Link {
         Link {
             peer,
             device: peer.device(),
             phase: Phase::Greeting,
             hello_by: now.plus_millis(HELLO_TIMEOUT_MS),
+            greets,
             sent_root: None,
             peer_root: None,
             budget: [0; 2],
@@ -120,6 +164,7 @@ impl Link {
             control: VecDeque::new(),
             control_bytes: 0,
             refusals: 0,
+            forks: Forks::default(),
             turn: 0,
             early: VecDeque::new(),
             early_bytes: 0,

@@ -4,35 +4,46 @@ use std::collections::VecDeque;
 
 use super::frame::{Clock, ENTRIES_MAX, FRAME_BYTES_MAX, Frame, Hello, PROTOCOL_RANGE, Scope};
 use super::link::{EARLY_BYTES_MAX, Link, Phase, signers_digest};
+use super::pending::Evicted;
 use super::{After, DEFER_MS, Effect, Engine, HAVE_MS, LINKS_MAX, LinkId};
 use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
 use crate::roster::Standing;
 
 impl Engine {
-    pub(super) fn link_up(&mut self, now: Time, id: LinkId, peer: Key) {
+    pub(super) fn link_up(&mut self, now: Time, id: LinkId, peer: Key, dialled: bool) {
         if self.links.len() >= LINKS_MAX {
             return self.close(id, "this node has as many links as it may have");
         }
-        if self.replica.standing(&peer.device()) == Standing::Removed {
-            return self.close(id, "the device was removed from the fleet");
-        }
+        let greets = match self.replica.standing(&peer.device()) {
+            Standing::Removed => return self.close(id, "the device was removed from the fleet"),
+            Standing::Member | Standing::Contested => true,
+            Standing::Unknown => dialled,
+        };
         if self.links.is_empty() {
             self.reconcile_at = self.next_reconcile(now);
         }
-        self.links.insert(id, Link::new(peer, now));
-        self.after.push(After::Hello(id));
+        self.links.insert(id, Link::new(peer, now, greets));
+        if greets {
+            self.after.push(After::Hello(id));
+        }
     }
 
     pub(super) fn link_down(&mut self, id: LinkId) {
         self.links.remove(&id);
-        self.pending.forget_link(id);
-        self.evicted.retain(|(_, link)| *link != id);
+        self.evicted.retain(|(_, _, link)| *link != id);
+        for Evicted { wait, actor, .. } in self.pending.forget_link(id) {
+            let seq = self.replica.logs.get(&actor).map_or(0, |state| state.seq);
+            let others: Vec<LinkId> =
+                self.links.iter().filter(|(_, link)| link.has_of(&actor) > seq).map(|(id, _)| *id).collect();
+            others.into_iter().for_each(|link| self.note_evicted(wait, actor, link));
+        }
     }
 
     pub(super) fn close(&mut self, id: LinkId, reason: &str) {
         self.link_down(id);
         self.effects.push_back(Effect::Close { link: id, reason: reason.to_owned() });
     }
+
     pub(super) fn send_hello(&mut self, id: LinkId) {
         let root = self.replica.root();
         let (generation, _) = self.replica.order();
@@ -56,12 +67,12 @@ impl Engine {
         self.links.get(&id).is_some_and(|link| link.peer_root.is_some())
     }
 
-    /// Keeps a frame that overtook the peer's `Hello` on the other stream.
+    /// Keeps a frame that overtook the peer's `Hello` on the other stream. Who has not seen ours has nothing to send yet.
     pub(super) fn keep_early(&mut self, id: LinkId, bytes: &[u8]) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.early_bytes += bytes.len();
         link.early.push_back(bytes.to_vec());
-        if link.early_bytes > EARLY_BYTES_MAX {
+        if link.early_bytes > EARLY_BYTES_MAX || !link.greets {
             self.close(id, "the peer sends before it says Hello");
         }
     }
@@ -82,10 +93,13 @@ impl Engine {
         links.into_iter().for_each(|id| self.ready(id));
     }
 
-    /// Notes the root that a peer's `Hello` names.
+    /// Notes the root that a peer's `Hello` names; a peer that was not known before gets ours now.
     pub(super) fn greeted(&mut self, id: LinkId, root: Root) {
         if let Some(link) = self.links.get_mut(&id) {
             link.peer_root = Some(root);
+            if !std::mem::replace(&mut link.greets, true) {
+                self.after.push(After::Hello(id));
+            }
         }
         self.compare(id);
     }
@@ -102,8 +116,8 @@ impl Engine {
         link.has = self.replica.logs().iter().map(|(actor, state)| (*actor, state.stored)).collect();
         link.has.extend(link.touched.iter().map(|(actor, before)| (*actor, *before)));
         received.into_iter().for_each(|(actor, seq)| link.note_has(actor, seq));
-        let entries = self.replica.roster().entries();
-        link.statements = entries.iter().map(|(id, entry)| (*id, signers_digest(&entry.signed))).collect();
+        let stored = self.replica.stored_statements();
+        link.statements = stored.map(|(id, entry)| (*id, signers_digest(&entry.signed))).collect();
         for statement in &link.touched_statements {
             link.statements.remove(statement);
         }
@@ -126,9 +140,7 @@ impl Engine {
             .collect();
         link.lacking_statements = self
             .replica
-            .roster()
-            .entries()
-            .iter()
+            .stored_statements()
             .filter(|(id, entry)| link.statements.get(id) != Some(&signers_digest(&entry.signed)))
             .map(|(id, _)| *id)
             .collect();
@@ -142,9 +154,9 @@ impl Engine {
             .map(|(actor, state)| (*actor, state.stored))
             .filter(|(_, seq)| *seq > 0)
             .collect();
-        let entries = self.replica.roster().entries();
+        let stored = self.replica.stored_statements();
         let statements: Vec<(StatementId, u32)> =
-            entries.iter().map(|(id, entry)| (*id, signers_digest(&entry.signed))).collect();
+            stored.map(|(id, entry)| (*id, signers_digest(&entry.signed))).collect();
         let half = ENTRIES_MAX / 2;
         let parts = logs.len().div_ceil(half).max(statements.len().div_ceil(half)).max(1);
         for part in 0..parts {

@@ -1,5 +1,5 @@
-//! Runs and statements that wait for what they build on. They stand outside the root and are lost at a restart: the
-//! next comparison of clocks brings them again.
+//! Runs and statements that wait for what they build on. They stand outside the root and are lost at a restart, and with
+//! the link that brought them: the next comparison of clocks brings them again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +17,12 @@ pub(super) const AUTHOR_BYTES_MAX: usize = 1 << 20;
 pub(super) const PEER_BYTES_MAX: usize = 4 << 20;
 /// Most bytes that wait.
 pub(super) const TOTAL_BYTES_MAX: usize = 64 << 20;
+/// Most statements from one peer that wait.
+pub(super) const PEER_STATEMENTS_MAX: usize = 512;
 /// Most statements that wait.
 pub(super) const STATEMENTS_MAX: usize = 4096;
+/// What a waiting change costs beside its bytes.
+const CHANGE_OVERHEAD_BYTES: usize = 128;
 
 /// Where a waiting run is found: its log and first sequence number.
 pub(crate) type RunKey = (Actor, u64);
@@ -31,48 +35,98 @@ struct WaitingRun {
     bytes: usize,
 }
 
+/// A run that a limit kept out or drove out: to be asked for again once what it waits for is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Evicted {
+    pub(crate) wait: Wait,
+    pub(crate) actor: Actor,
+    pub(crate) link: Option<LinkId>,
+}
+
 #[derive(Debug, Clone, Copy, Default)]
 struct Usage {
     changes: usize,
     bytes: usize,
+    statements: usize,
 }
 
-/// What waits, within its limits; what does not fit is not taken.
+/// What waits, within its limits: the newest of a log gives way to what comes before it, and the greatest user of the
+/// whole to the lesser.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Pending {
     runs: BTreeMap<RunKey, WaitingRun>,
     by_wait: BTreeMap<Wait, BTreeSet<RunKey>>,
     authors: BTreeMap<Key, Usage>,
-    links: BTreeMap<LinkId, usize>,
+    links: BTreeMap<LinkId, Usage>,
     bytes: usize,
     statements: BTreeMap<StatementId, (SignedStatement, Option<LinkId>)>,
 }
 
 impl Pending {
-    /// Keeps a run until what it waits for is there. `false` where a limit forbids it: it must be asked for again.
-    pub(crate) fn insert(&mut self, actor: Actor, run: Run, link: Option<LinkId>, wait: Wait) -> bool {
+    /// Keeps a run until what it waits for is there. Returns what a limit forbids to keep, the run itself perhaps.
+    pub(crate) fn insert(&mut self, actor: Actor, run: Run, link: Option<LinkId>, wait: Wait) -> Vec<Evicted> {
         let key = (actor, run.first_seq);
         self.take(&key);
-        let bytes = run.changes.iter().map(|raw| raw.0.len() + 128).sum();
-        let author = self.authors.get(&run.log.author).copied().unwrap_or_default();
-        let of_link = link.and_then(|link| self.links.get(&link)).copied().unwrap_or(0);
-        let fits = author.changes + run.changes.len() <= AUTHOR_CHANGES_MAX
-            && author.bytes + bytes <= AUTHOR_BYTES_MAX
-            && of_link + bytes <= PEER_BYTES_MAX
-            && self.bytes + bytes <= TOTAL_BYTES_MAX;
-        if !fits {
-            return false;
+        let bytes = run.changes.iter().map(|raw| raw.0.len() + CHANGE_OVERHEAD_BYTES).sum();
+        let mut evicted = Vec::new();
+        while let Some(limit) = self.limit_reached(&run, link, bytes) {
+            let victim = match limit {
+                Limit::Author | Limit::Peer => self.newest_after(&key, (limit == Limit::Peer).then_some(link)),
+                Limit::Total => self.newest_of_heaviest(link, bytes),
+            };
+            let Some(victim) = victim else {
+                evicted.push(Evicted { wait, actor, link });
+                return evicted;
+            };
+            let wait = self.runs.get(&victim).map_or(wait, |waiting| waiting.wait);
+            if let Some((_, link)) = self.take(&victim) {
+                evicted.push(Evicted { wait, actor: victim.0, link });
+            }
         }
+        let changes = run.changes.len();
         let usage = self.authors.entry(run.log.author).or_default();
-        usage.changes += run.changes.len();
+        usage.changes += changes;
         usage.bytes += bytes;
         if let Some(link) = link {
-            *self.links.entry(link).or_default() += bytes;
+            self.links.entry(link).or_default().bytes += bytes;
         }
         self.bytes += bytes;
         self.by_wait.entry(wait).or_default().insert(key);
         self.runs.insert(key, WaitingRun { run, link, wait, bytes });
-        true
+        evicted
+    }
+
+    fn limit_reached(&self, run: &Run, link: Option<LinkId>, bytes: usize) -> Option<Limit> {
+        let author = self.authors.get(&run.log.author).copied().unwrap_or_default();
+        let of_link = self.bytes_of(link);
+        if author.changes + run.changes.len() > AUTHOR_CHANGES_MAX || author.bytes + bytes > AUTHOR_BYTES_MAX {
+            Some(Limit::Author)
+        } else if of_link + bytes > PEER_BYTES_MAX {
+            Some(Limit::Peer)
+        } else {
+            (self.bytes + bytes > TOTAL_BYTES_MAX).then_some(Limit::Total)
+        }
+    }
+
+    fn bytes_of(&self, link: Option<LinkId>) -> usize {
+        link.and_then(|link| self.links.get(&link)).map_or(0, |usage| usage.bytes)
+    }
+
+    /// The newest run of the same log that comes after `key`; of that link alone, where one is given.
+    fn newest_after(&self, key: &RunKey, of_link: Option<Option<LinkId>>) -> Option<RunKey> {
+        let later = self.runs.range((key.0, key.1 + 1)..=(key.0, u64::MAX));
+        let mut eligible = later.filter(|(_, waiting)| of_link.is_none_or(|link| waiting.link == link));
+        eligible.next_back().map(|(key, _)| *key)
+    }
+
+    /// The newest run of the link that holds most, where that is more than `link` would hold with `bytes` more.
+    fn newest_of_heaviest(&self, link: Option<LinkId>, bytes: usize) -> Option<RunKey> {
+        let (heaviest, usage) = self.links.iter().max_by_key(|(_, usage)| usage.bytes)?;
+        if usage.bytes <= self.bytes_of(link) + bytes {
+            return None;
+        }
+        let of_heaviest = self.runs.iter().filter(|(_, waiting)| waiting.link == Some(*heaviest));
+        of_heaviest.map(|(key, _)| *key).max_by_key(|(_, first_seq)| *first_seq)
     }
 
     /// Takes a run out.
@@ -91,8 +145,8 @@ impl Pending {
                 self.authors.remove(&run.log.author);
             }
         }
-        if let Some(used) = link.and_then(|link| self.links.get_mut(&link)) {
-            *used -= bytes;
+        if let Some(usage) = link.and_then(|link| self.links.get_mut(&link)) {
+            usage.bytes -= bytes;
         }
         self.bytes -= bytes;
         Some((run, link))
@@ -103,14 +157,18 @@ impl Pending {
         self.by_wait.get(wait).into_iter().flatten().copied().collect()
     }
 
-    /// Keeps a statement until its signers or what it replaces are known; `false` where the limit forbids it.
+    /// Keeps a statement until its signers or what it replaces are known; `false` where a limit forbids it.
     pub(crate) fn insert_statement(&mut self, signed: SignedStatement, link: Option<LinkId>) -> bool {
         if let Some((waiting, _)) = self.statements.get_mut(&signed.id()) {
             waiting.merge(&signed); // each of two signatures may come by itself
             return true;
         }
-        let fits = self.statements.len() < STATEMENTS_MAX;
+        let of_link = link.and_then(|link| self.links.get(&link)).map_or(0, |usage| usage.statements);
+        let fits = self.statements.len() < STATEMENTS_MAX && of_link < PEER_STATEMENTS_MAX;
         if fits {
+            if let Some(link) = link {
+                self.links.entry(link).or_default().statements += 1;
+            }
             self.statements.insert(signed.id(), (signed, link));
         }
         fits
@@ -118,19 +176,105 @@ impl Pending {
 
     /// Takes all statements out, to be judged again.
     pub(crate) fn take_statements(&mut self) -> Vec<(SignedStatement, Option<LinkId>)> {
+        self.links.values_mut().for_each(|usage| usage.statements = 0);
         std::mem::take(&mut self.statements).into_values().collect()
     }
 
-    /// Forgets the peer's share: the link is down, what it brought stays and counts for nobody.
-    pub(crate) fn forget_link(&mut self, link: LinkId) {
+    /// Drops what a link brought, now that it is down: who comes back starts with nothing held. Returns the runs.
+    pub(crate) fn forget_link(&mut self, link: LinkId) -> Vec<Evicted> {
+        let of_link = self.runs.iter().filter(|(_, waiting)| waiting.link == Some(link));
+        let keys: Vec<(RunKey, Wait)> = of_link.map(|(key, waiting)| (*key, waiting.wait)).collect();
+        let evicted =
+            |(key, wait): &(RunKey, Wait)| self.take(key).map(|(_, link)| Evicted { wait: *wait, actor: key.0, link });
+        let dropped = keys.iter().filter_map(evicted).collect();
+        self.statements.retain(|_, (_, source)| *source != Some(link));
         self.links.remove(&link);
-        for waiting in self.runs.values_mut().filter(|waiting| waiting.link == Some(link)) {
-            waiting.link = None;
-        }
+        dropped
     }
 
     /// Changes that wait, and their bytes.
     pub(crate) fn size(&self) -> (usize, usize) {
         (self.runs.values().map(|waiting| waiting.run.changes.len()).sum(), self.bytes)
+    }
+
+    /// Statements that wait.
+    #[cfg(test)]
+    pub(crate) fn statements(&self) -> usize {
+        self.statements.len()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    Author,
+    Peer,
+    Total,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{LogName, RawBytes};
+    use crate::id::{ChangeHash, DeviceId};
+    use crate::schema::DocumentName;
+    use crate::statement::SignatureBytes;
+
+    const WAIT: Wait = Wait::Change(ChangeHash([7; 32]));
+
+    fn run(author: u8, first_seq: u64, bytes: usize) -> Run {
+        let document = DocumentName::config("a").unwrap();
+        let log =
+            LogName { document, epoch: 1, author: Key([author; 32]), carrier: DeviceId([author; 32]), incarnation: 1 };
+        let changes = vec![RawBytes(vec![0; bytes])];
+        Run { log, first_seq, changes, signature: SignatureBytes([0; 64]) }
+    }
+
+    fn actor(number: u8) -> Actor {
+        Actor([number; 16])
+    }
+
+    #[test]
+    fn the_newest_of_a_log_gives_way_to_what_comes_before_it() {
+        let mut pending = Pending::default();
+        for seq in 100..100 + AUTHOR_CHANGES_MAX as u64 {
+            assert!(pending.insert(actor(1), run(1, seq, 10), Some(LinkId(1)), WAIT).is_empty());
+        }
+        let newest = 99 + AUTHOR_CHANGES_MAX as u64;
+        assert_eq!(pending.insert(actor(1), run(1, newest + 1, 10), Some(LinkId(1)), WAIT).len(), 1, "kept out");
+        let evicted = pending.insert(actor(1), run(1, 50, 10), Some(LinkId(2)), WAIT);
+        assert_eq!(evicted, [Evicted { wait: WAIT, actor: actor(1), link: Some(LinkId(1)) }]);
+        assert!(pending.take(&(actor(1), newest)).is_none() && pending.take(&(actor(1), 50)).is_some());
+    }
+
+    #[test]
+    fn of_the_whole_the_greatest_user_gives_way() {
+        let mut pending = Pending::default();
+        let size = 60 * 1024;
+        let mut author = 0;
+        for link in 0..17 {
+            let mut held = 0;
+            while held + size + CHANGE_OVERHEAD_BYTES <= PEER_BYTES_MAX && pending.bytes + size < TOTAL_BYTES_MAX {
+                author += 1;
+                pending.insert(actor(author), run(author, 1, size), Some(LinkId(link / 2 + 1)), WAIT);
+                held += size + CHANGE_OVERHEAD_BYTES;
+                if author == u8::MAX {
+                    author = 0;
+                }
+            }
+        }
+        let full = pending.bytes;
+        let evicted = pending.insert(actor(254), run(254, 9, size), Some(LinkId(99)), WAIT);
+        assert!(evicted.len() <= 1 && evicted.iter().all(|evicted| evicted.link != Some(LinkId(99))), "{evicted:?}");
+        assert!(pending.bytes <= TOTAL_BYTES_MAX && pending.bytes >= full - size);
+    }
+
+    #[test]
+    fn a_link_takes_what_it_brought_with_it() {
+        let mut pending = Pending::default();
+        pending.insert(actor(1), run(1, 1, 10), Some(LinkId(1)), WAIT);
+        pending.insert(actor(2), run(2, 1, 10), Some(LinkId(2)), WAIT);
+        assert_eq!(pending.forget_link(LinkId(1)), [Evicted { wait: WAIT, actor: actor(1), link: Some(LinkId(1)) }]);
+        assert_eq!(pending.size(), (1, 10 + CHANGE_OVERHEAD_BYTES));
+        assert_eq!(pending.waiting_for(&WAIT), [(actor(2), 1)]);
     }
 }

@@ -1,11 +1,13 @@
 //! What comes from peers: frames, runs and statements.
 
 use super::frame::{Frame, Hello, PROTOCOL_RANGE};
-use super::link::{REFUSALS_MAX, signers_digest};
+use super::link::signers_digest;
+use super::pending::Evicted;
+use super::refusal::Refusal;
 use super::replica::Settled;
 use super::{After, Effect, Engine, LinkId};
 use crate::admission::{Outcome, Wait};
-use crate::change::{LogName, Run};
+use crate::change::Run;
 use crate::id::{Actor, DeviceId, Key, StatementId, Time};
 use crate::roster::Standing;
 use crate::statement::{SignedStatement, StatementParts};
@@ -13,6 +15,12 @@ use crate::store::{AuditRecord, Staged, StoreError};
 
 /// Most logs that a peer may intern in one session.
 pub(super) const NAMES_MAX: usize = 1 << 16;
+
+/// Most logs that are to be asked for again; what is beyond comes with the next comparison of roots.
+const EVICTED_MAX: usize = 1 << 16;
+
+/// A statement with the link that brought it.
+type Sourced = (SignedStatement, Option<LinkId>);
 
 /// Most logs, and most statements, that a peer may claim to have.
 pub(super) const CLAIMS_MAX: usize = 1 << 17;
@@ -105,16 +113,24 @@ impl Engine {
             self.fault(staged, id, peer, &reason);
             return Ok(());
         }
+        let mut chain = Vec::with_capacity(hello.chain.len());
         for parts in hello.chain {
             match SignedStatement::from_parts(parts) {
-                Ok(signed) => self.take_statement(staged, Some(id), signed)?,
+                Ok(signed) => chain.push((signed, Some(id))),
                 Err(error) => {
                     self.fault(staged, id, peer, &error.to_string());
                     return Ok(());
                 }
             }
         }
-        match self.replica.standing(&device) {
+        chain.reverse(); // what is last is settled first
+        let mut waiting = self.settle(staged, chain)?;
+        let standing = self.replica.standing(&device);
+        if standing == Standing::Unknown {
+            waiting.retain(|(_, source)| *source != Some(id)); // a stranger's word takes no room
+        }
+        self.keep_statements(waiting);
+        match standing {
             Standing::Unknown => self.fault(staged, id, peer, "the peer is no member of this fleet"),
             Standing::Removed => self.close(id, "the device was removed from the fleet"),
             Standing::Member | Standing::Contested => {
@@ -166,40 +182,25 @@ impl Engine {
             if let Some(link) = source.and_then(|source| self.links.get_mut(&source)) {
                 link.note_has(actor, run.last_seq());
             }
-            let outcome = self.replica.admit(staged, &run)?;
-            match outcome {
+            match self.replica.admit(staged, &run)? {
                 Outcome::Admitted(admitted) => {
                     if source.is_some() && self.is_own(&run.log) {
                         self.draw_incarnation();
                     }
                     self.after.push(After::AnnounceLog(actor, admitted.record.seq));
                     self.forget_logs(&admitted.superseded);
-                    let mut keys = self.pending.waiting_for(&Wait::Log(actor));
-                    for hash in &admitted.hashes {
-                        keys.extend(self.pending.waiting_for(&Wait::Change(*hash)));
+                    let changes = admitted.hashes.iter().map(|hash| Wait::Change(*hash));
+                    let logs = admitted.superseded.iter().chain([&actor]).map(|log| Wait::Log(*log));
+                    for there in logs.chain(changes) {
+                        let keys = self.pending.waiting_for(&there);
+                        work.extend(keys.iter().filter_map(|key| self.pending.take(key)));
+                        self.ask_again(&there);
                     }
-                    work.extend(keys.iter().filter_map(|key| self.pending.take(key)));
-                    self.ask_again(actor);
                 }
                 Outcome::Known => {}
                 Outcome::Waits(wait) => self.keep_waiting(actor, run, source, wait),
                 Outcome::Refused { reason, seq, evidence } => {
-                    let blames = reason.blames_the_sender();
-                    let record = AuditRecord {
-                        peer: source.and_then(|source| self.links.get(&source)).map(|link| link.peer),
-                        author: Some(run.log.author),
-                        carrier: Some(run.log.carrier),
-                        document: Some(run.log.document.to_string()),
-                        actor: Some(actor),
-                        seq,
-                        reason: reason.to_string(),
-                        evidence,
-                        ..self.blank_audit()
-                    };
-                    self.audit(staged, record);
-                    if blames {
-                        self.blame(source, &reason.to_string());
-                    }
+                    self.refused(staged, source, &run.log, Refusal { actor, seq, reason, evidence })?;
                 }
             }
         }
@@ -221,46 +222,31 @@ impl Engine {
         }
     }
 
-    fn is_own(&self, log: &LogName) -> bool {
-        log.carrier == self.device && log.incarnation == self.config.incarnation
-    }
-
-    /// A change that this node signed, or carried for an operator, came from a peer: its store is older than itself. To
-    /// go on in the same logs would fork them (PROTOCOL 2).
-    fn draw_incarnation(&mut self) {
-        self.config.incarnation = self.random();
-        self.effects.push_back(Effect::Incarnation(self.config.incarnation));
-    }
-
     fn keep_waiting(&mut self, actor: Actor, run: Run, source: Option<LinkId>, wait: Wait) {
-        if !self.pending.insert(actor, run, source, wait)
-            && let Some(source) = source
-        {
-            self.evicted.insert((actor, source));
-        }
-    }
-
-    /// A log has grown: what did not fit into `pending` is asked for again.
-    fn ask_again(&mut self, grown: Actor) {
-        let evicted = std::mem::take(&mut self.evicted);
-        for (actor, id) in evicted {
-            let (waiting, _) = self.pending.size();
-            // Either its own predecessor is there now, or there is room again.
-            if actor == grown || waiting < super::pending::AUTHOR_CHANGES_MAX / 2 {
-                let from = self.replica.logs.get(&actor).map_or(0, |state| state.seq);
-                self.send_control(id, &Frame::Want(actor, from));
-            } else {
-                self.evicted.insert((actor, id));
+        for Evicted { wait, actor, link } in self.pending.insert(actor, run, source, wait) {
+            if let Some(link) = link {
+                self.note_evicted(wait, actor, link);
             }
         }
     }
 
-    fn blame(&mut self, source: Option<LinkId>, reason: &str) {
-        let Some(id) = source else { return };
-        let Some(link) = self.links.get_mut(&id) else { return };
-        link.refusals += 1;
-        if link.refusals >= REFUSALS_MAX {
-            self.close(id, &format!("the peer sent {REFUSALS_MAX} changes that can never count; the last: {reason}"));
+    /// A link has something of a log that could not be kept: it is asked for again when what it waits for is there.
+    pub(super) fn note_evicted(&mut self, wait: Wait, actor: Actor, link: LinkId) {
+        if self.evicted.len() < EVICTED_MAX {
+            self.evicted.insert((wait, actor, link));
+        }
+    }
+
+    /// What was waited for is there: what was not kept meanwhile is asked for again.
+    fn ask_again(&mut self, there: &Wait) {
+        let (least, most) = (Actor([0; 16]), Actor([0xff; 16]));
+        let range = (*there, least, LinkId(0))..=(*there, most, LinkId(u64::MAX));
+        let due: Vec<(Wait, Actor, LinkId)> = self.evicted.range(range).copied().collect();
+        for entry in due {
+            self.evicted.remove(&entry);
+            let (_, actor, link) = entry;
+            let from = self.replica.logs.get(&actor).map_or(0, |state| state.seq);
+            self.send_control(link, &Frame::Want(actor, from));
         }
     }
 
@@ -308,22 +294,23 @@ impl Engine {
         source: Option<LinkId>,
         signed: SignedStatement,
     ) -> Result<(), StoreError> {
-        let mut work = vec![(signed, source)];
+        let waiting = self.settle(staged, vec![(signed, source)])?;
+        self.keep_statements(waiting);
+        Ok(())
+    }
+
+    /// Settles statements, the last first, and what waited for them. Returns those that still wait.
+    fn settle(&mut self, staged: &mut Staged<'_>, mut work: Vec<Sourced>) -> Result<Vec<Sourced>, StoreError> {
+        let mut waiting = Vec::new();
         while let Some((signed, source)) = work.pop() {
             match self.replica.settle(staged, &signed) {
                 Settled::Stored(id, devices) => {
                     self.statement_stored(staged, id, &devices)?;
                     work.extend(self.pending.take_statements());
+                    work.append(&mut waiting);
                 }
                 Settled::Known => {}
-                Settled::Pending => {
-                    if !self.pending.insert_statement(signed, source)
-                        && let Some(source) = source
-                    {
-                        // The comparison of roots brings it again.
-                        tracing::debug!(link = source.0, "no room for a statement that waits");
-                    }
-                }
+                Settled::Pending => waiting.push((signed, source)),
                 Settled::Refused(reason) => {
                     let record = AuditRecord {
                         peer: source.and_then(|source| self.links.get(&source)).map(|link| link.peer),
@@ -336,7 +323,18 @@ impl Engine {
                 }
             }
         }
-        Ok(())
+        Ok(waiting)
+    }
+
+    fn keep_statements(&mut self, waiting: Vec<Sourced>) {
+        for (signed, source) in waiting {
+            // Of a link that was closed meanwhile nothing is kept.
+            let is_gone = source.is_some_and(|source| !self.links.contains_key(&source));
+            if !is_gone && !self.pending.insert_statement(signed, source) {
+                // The comparison of roots brings it again.
+                tracing::debug!(link = ?source, "no room for a statement that waits");
+            }
+        }
     }
 
     pub(super) fn statement_stored(
@@ -372,6 +370,7 @@ impl Engine {
                 self.take_run(staged, source, run)?;
             }
         }
+        self.ask_again(&Wait::Authority);
         Ok(())
     }
 

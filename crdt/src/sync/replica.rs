@@ -9,7 +9,7 @@ use crate::admission::{Gate, Outcome, drop_log};
 use crate::change::{LogName, RUN_BYTES_MAX, RUN_CHANGES_MAX, Run};
 use crate::id::{Actor, ChangeHash, DeviceId, FleetId, Root, StatementId};
 use crate::root::{Item, Tree};
-use crate::roster::{Judgement, Roster, Standing};
+use crate::roster::{Entry, Judgement, Roster, Standing};
 use crate::schema::DocumentName;
 use crate::statement::{Body, SignedStatement, StatementParts};
 use crate::store::{
@@ -79,6 +79,8 @@ pub struct Replica {
     order_next: u64,
     audit_next: u64,
     changes: u64,
+    /// Statements that are staged and not reported as written yet, with how often: they are told to nobody.
+    unstored_statements: BTreeMap<StatementId, u32>,
 }
 
 impl Replica {
@@ -94,6 +96,7 @@ impl Replica {
             order_next: next_order_position(store)?,
             audit_next: read_record(store, Table::Setting, SETTING_AUDIT)?.unwrap_or(0),
             changes: 0,
+            unstored_statements: BTreeMap::new(),
         };
         replica.load_statements(store)?;
         for record in all_logs(store)? {
@@ -213,9 +216,29 @@ impl Replica {
                 staged.put(Table::Statement, statement_key(&id), encode_record(&merged.parts()));
                 self.note_signatures(&merged);
                 self.append_order(staged, &OrderRecord::Statement(id));
+                *self.unstored_statements.entry(id).or_default() += 1;
                 Settled::Stored(id, self.roster.insert(*merged))
             }
         }
+    }
+
+    /// The store has reported a statement as written.
+    pub(crate) fn statement_is_stored(&mut self, id: &StatementId) {
+        let Some(staged) = self.unstored_statements.get_mut(id) else { return };
+        *staged -= 1;
+        if *staged == 0 {
+            self.unstored_statements.remove(id);
+        }
+    }
+
+    /// The statements that may be told to others: those that the store has reported as written.
+    pub(crate) fn stored_statements(&self) -> impl Iterator<Item = (&StatementId, &Entry)> {
+        self.roster.entries().iter().filter(|(id, _)| !self.unstored_statements.contains_key(id))
+    }
+
+    /// A statement, where it may be told to others.
+    pub(crate) fn stored_statement(&self, id: &StatementId) -> Option<&Entry> {
+        self.roster.entries().get(id).filter(|_| !self.unstored_statements.contains_key(id))
     }
 
     /// Takes a device's documents out of views and roots, where it is no member any more; they are kept as stranded.

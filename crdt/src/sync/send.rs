@@ -65,7 +65,8 @@ impl Engine {
                 return;
             }
             let Some(statement) = link.lacking_statements.pop_first() else { break };
-            let Some(entry) = self.replica.roster.entries().get(&statement) else { continue };
+            // One that is being stored anew is announced again when it is.
+            let Some(entry) = self.replica.stored_statement(&statement) else { continue };
             link.statements.insert(statement, signers_digest(&entry.signed));
             let frame = Frame::Statement(entry.signed.parts());
             self.send_control(id, &frame);
@@ -73,8 +74,8 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.have_by.is_some_and(|due| due <= now) {
             link.have_by = None;
-            let mut entries: Vec<(Actor, u64)> = std::mem::take(&mut link.have_out).into_iter().collect();
-            entries.retain(|(actor, seq)| link.has_of(actor) < *seq);
+            // Also what the peer has told meanwhile that it has: it does not know yet that this node has it too.
+            let entries: Vec<(Actor, u64)> = std::mem::take(&mut link.have_out).into_iter().collect();
             for part in entries.chunks(ENTRIES_MAX) {
                 self.send_control(id, &Frame::Have(part.to_vec()));
             }

@@ -3,5 +3,6 @@
 mod cluster;
 mod converge;
 mod fleet;
+mod forks;
 mod hostile;
 mod scenarios;

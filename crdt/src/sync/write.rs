@@ -53,8 +53,7 @@ impl Engine {
                 return Ok(());
             }
         };
-        let key: SigningKey = self.config.key.clone();
-        let signature = self.signature(&key, &prepared);
+        let signature = self.signature(&self.config.key, &prepared);
         self.take_local(staged, request, prepared, signature)
     }
 
@@ -68,17 +67,10 @@ impl Engine {
     /// the next epoch with all current values.
     fn build_own(&self, staged: &Staged<'_>, document: &DocumentName, edits: &[Edit]) -> Result<Built, StoreError> {
         let current = self.current_log(staged, document)?;
-        let log = |epoch| LogName {
-            document: document.clone(),
-            epoch,
-            author: Key(self.config.key.verifying_key().to_bytes()),
-            carrier: self.device,
-            incarnation: self.config.incarnation,
-        };
         let Some(current) = current else {
             let fresh: Vec<Operation> =
                 edits.iter().filter_map(|edit| put(&edit.path, edit.value.clone()?, &[])).collect();
-            return Ok(self.finish_change(log(1), None, None, fresh));
+            return Ok(self.finish_change(self.own_log(document, 1), None, None, fresh));
         };
         let has_room = current.seq + EPOCH_MARGIN_CHANGES <= EPOCH_CHANGES_MAX
             && current.raw_bytes + EPOCH_MARGIN_BYTES <= EPOCH_RAW_BYTES_MAX;
@@ -86,18 +78,28 @@ impl Engine {
             let operations = operations(staged, document, edits)?;
             return Ok(self.finish_change(current.log.clone(), Some(current), None, operations));
         }
-        let mut values: BTreeMap<String, Value> =
-            view::read(staged, document, "")?.into_iter().map(|(path, entry)| (path, entry.read.value)).collect();
-        let before = values.clone();
+        let values = values_of(staged, document)?;
+        let mut edited = values.clone();
         for edit in edits {
             match &edit.value {
-                Some(value) => values.insert(edit.path.clone(), value.clone()),
-                None => values.remove(&edit.path),
+                Some(value) => edited.insert(edit.path.clone(), value.clone()),
+                None => edited.remove(&edit.path),
             };
         }
-        if values == before && has_room {
+        if edited == values && has_room {
             return Ok(Built::Unchanged);
         }
+        self.build_epoch(staged, &current, edited)
+    }
+
+    /// The first change of the epoch after `current`, with all values and the seal of the epoch before.
+    fn build_epoch(
+        &self,
+        staged: &Staged<'_>,
+        current: &LogRecord,
+        values: BTreeMap<String, Value>,
+    ) -> Result<Built, StoreError> {
+        let document = &current.log.document;
         let seal = Seal {
             actor: current.log.actor(&self.config.fleet),
             last_seq: current.seq,
@@ -105,10 +107,37 @@ impl Engine {
             values: values_hash(&view::read(staged, document, "")?)?,
         };
         let all = values.into_iter().filter_map(|(path, value)| put(&path, value, &[])).collect();
-        Ok(self.finish_change(log(current.log.epoch + 1), None, Some(seal.to_string()), all))
+        let log = self.own_log(document, current.log.epoch + 1);
+        Ok(self.finish_change(log, None, Some(seal.to_string()), all))
     }
 
-    fn current_log(&self, staged: &Staged<'_>, document: &DocumentName) -> Result<Option<LogRecord>, StoreError> {
+    fn own_log(&self, document: &DocumentName, epoch: u64) -> LogName {
+        LogName {
+            document: document.clone(),
+            epoch,
+            author: Key(self.config.key.verifying_key().to_bytes()),
+            carrier: self.device,
+            incarnation: self.config.incarnation,
+        }
+    }
+
+    /// Starts the next epoch of a document of this device with the values that it has.
+    pub(super) fn write_epoch(&mut self, staged: &mut Staged<'_>, document: &DocumentName) -> Result<(), StoreError> {
+        let Some(current) = self.current_log(staged, document)? else { return Ok(()) };
+        if let Built::Change(prepared) = self.build_epoch(staged, &current, values_of(staged, document)?)? {
+            let signature = self.signature(&self.config.key, &prepared);
+            if let Reply::Refused(reason) = self.admit_local(staged, *prepared, signature)? {
+                tracing::warn!(%document, %reason, "no new epoch was started");
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn current_log(
+        &self,
+        staged: &Staged<'_>,
+        document: &DocumentName,
+    ) -> Result<Option<LogRecord>, StoreError> {
         let logs = self.replica.documents().get(document);
         match logs.and_then(|logs| logs.first()) {
             Some(actor) => read_record(staged, Table::Meta, &meta_key(actor)),
@@ -234,16 +263,20 @@ impl Engine {
         change: PreparedChange,
         signature: SignatureBytes,
     ) -> Result<(), StoreError> {
-        if change.log.carrier != self.device || change.log.incarnation != self.config.incarnation {
-            let reason = "the change was prepared by another node, or before this one was restored".to_owned();
-            self.reply(request, Reply::Refused(reason));
-            return Ok(());
-        }
         let actor = change.log.actor(&self.config.fleet);
         let seq = self.replica.logs().get(&actor).map_or(0, |state| state.seq);
         if change.seq <= seq {
             let reply = self.submitted_before(staged, &actor, change)?;
             self.after.push(After::Reply(request, reply));
+            return Ok(());
+        }
+        if change.log.carrier != self.device {
+            let reason = "the change was prepared by another node".to_owned();
+            self.reply(request, Reply::Refused(reason));
+            return Ok(());
+        }
+        if change.log.incarnation != self.config.incarnation {
+            self.reply(request, Reply::Ended);
             return Ok(());
         }
         self.take_local(staged, request, change, signature)
@@ -279,28 +312,40 @@ impl Engine {
         change: PreparedChange,
         signature: SignatureBytes,
     ) -> Result<(), StoreError> {
+        match self.admit_local(staged, change, signature)? {
+            reply @ Reply::Written { .. } => self.after.push(After::Reply(request, reply)),
+            reply => self.reply(request, reply),
+        }
+        Ok(())
+    }
+
+    /// Admits a change that was made here. The reply counts once what is staged is synced to disk.
+    fn admit_local(
+        &mut self,
+        staged: &mut Staged<'_>,
+        change: PreparedChange,
+        signature: SignatureBytes,
+    ) -> Result<Reply, StoreError> {
         if hash_of(&change.raw.0).is_none() {
-            self.reply(request, Reply::Refused("not an Automerge change".to_owned()));
-            return Ok(());
+            return Ok(Reply::Refused("not an Automerge change".to_owned()));
         }
         let run = Run { log: change.log, first_seq: change.seq, changes: vec![change.raw], signature };
         let actor = run.log.actor(&self.config.fleet);
-        match self.replica.admit(staged, &run)? {
+        Ok(match self.replica.admit(staged, &run)? {
             Outcome::Admitted(admitted) => {
                 self.durability = Durability::Synced;
                 self.forget_logs(&admitted.superseded);
                 let seq = admitted.record.seq;
                 self.after.push(After::AnnounceLog(actor, seq));
-                self.after.push(After::Reply(request, Reply::Written { actor, seq }));
+                Reply::Written { actor, seq }
             }
-            Outcome::Known => self.reply(request, Reply::Unchanged),
+            Outcome::Known => Reply::Unchanged,
             Outcome::Waits(_) => {
                 let reason = "this device is not a member of the fleet, or the change skips a sequence number";
-                self.reply(request, Reply::Refused(reason.to_owned()));
+                Reply::Refused(reason.to_owned())
             }
-            Outcome::Refused { reason, .. } => self.reply(request, Reply::Refused(reason.to_string())),
-        }
-        Ok(())
+            Outcome::Refused { reason, .. } => Reply::Refused(reason.to_string()),
+        })
     }
 
     pub(super) fn submit_statements(
@@ -339,6 +384,10 @@ impl Engine {
         self.reply(request, Reply::Refused(reason));
         Ok(())
     }
+}
+
+fn values_of(staged: &Staged<'_>, document: &DocumentName) -> Result<BTreeMap<String, Value>, StoreError> {
+    Ok(view::read(staged, document, "")?.into_iter().map(|(path, entry)| (path, entry.read.value)).collect())
 }
 
 fn check_edits(edits: &[Edit]) -> Result<(), String> {

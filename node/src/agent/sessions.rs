@@ -120,7 +120,7 @@ impl Node {
         self.sessions.up.insert(link, up);
         self.neighbours.link_up(self.now(), peer);
         self.emit(NodeEvent::link_up(&peer.device()));
-        self.input(Input::LinkUp { link, peer });
+        self.input(Input::LinkUp { link, peer, dialled: is_outbound });
         for channel in [Channel::Control, Channel::Data] {
             self.input(Input::Writable { link, channel, bytes: WINDOW_BYTES });
         }

@@ -141,7 +141,7 @@ fn make(folder: &Path, operator: &Operator) -> anyhow::Result<()> {
     let statements = statements.iter().map(|signed| signed.parts()).collect();
     offline.input(Input::Statements { request: RequestId(1), statements })?;
     let link = LinkId(1);
-    offline.input(Input::LinkUp { link, peer: public(&devices[0]) })?;
+    offline.input(Input::LinkUp { link, peer: public(&devices[0]), dialled: true })?;
     offline.input(Input::Writable { link, channel: Channel::Control, bytes: 1 << 20 })?;
     let scope = Scope { name: "fleet".to_owned(), root: Root([1; 32]), generation: 1, cursor: None };
     let hello = Hello {

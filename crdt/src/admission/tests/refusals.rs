@@ -152,10 +152,11 @@ fn signatures_vouch_for_the_whole_log() {
     let elsewhere =
         run_of(&secret(DEVICE), &FleetId([1; 32]), &writer.log, 1, ChainHash::START, vec![one.changes[0].0.clone()]);
     assert_eq!(refused(&holder, &fleet, &elsewhere), Reason::Signature);
-    // The signature of change 2 where change 1 is another: the chain differs.
+    // The signature of change 2 where change 1 is another: the chain differs, which an honest peer's branch does too.
     let mut other = device_writer(&fleet);
     holder.must_admit(&fleet, &other.set("a", 9));
-    assert_eq!(refused(&holder, &fleet, &two), Reason::Signature);
+    assert_eq!(refused(&holder, &fleet, &two), Reason::Branch);
+    assert!(Reason::Signature.blames_the_sender() && !Reason::Branch.blames_the_sender());
 }
 
 #[test]

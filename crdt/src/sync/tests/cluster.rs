@@ -204,9 +204,9 @@ impl Cluster {
         }
         let links = [LinkId(self.id()), LinkId(self.id())];
         self.wires.push(Wire { ends: [(a, links[0]), (b, links[1])], last: BTreeMap::new() });
-        for (number, other, link) in [(a, b, links[0]), (b, a, links[1])] {
+        for (number, other, link, dialled) in [(a, b, links[0], true), (b, a, links[1], false)] {
             let peer = key_of(&self.fleet.devices[other]);
-            self.input(number, Input::LinkUp { link, peer });
+            self.input(number, Input::LinkUp { link, peer, dialled });
             for channel in [Channel::Control, Channel::Data] {
                 self.input(number, Input::Writable { link, channel, bytes: STREAM_BUDGET });
             }

@@ -4,7 +4,9 @@ use proptest::prelude::*;
 
 use super::cluster::{Cluster, Crash};
 use super::fleet::key_of;
+use crate::id::StatementId;
 use crate::schema::{Kind, Value};
+use crate::statement::{Assigned, Body, Removal};
 use crate::store::Table;
 use crate::sync::frame::{Clock, Frame, Hello};
 use crate::sync::replica::AUDIT_MAX;
@@ -50,12 +52,72 @@ fn strangers_and_other_fleets_get_no_session() {
         (crate::id::FleetId([1; 32]), "the peer belongs to another fleet"),
     ] {
         let link = crate::sync::LinkId(900 + u64::from(fleet.0[0]));
-        cluster.input(0, Input::LinkUp { link, peer: key_of(&stranger) });
+        cluster.input(0, Input::LinkUp { link, peer: key_of(&stranger), dialled: false });
         let hello = Hello { protocol: (1, 1), fleet, chain: vec![], scopes: vec![], frame_bytes_max: 1 };
         let bytes = Frame::Hello(hello).encode();
         cluster.input(0, Input::Frame { link, channel: Channel::Control, bytes });
         assert_eq!(cluster.nodes[0].closed.last().map(String::as_str), Some(reason));
     }
+}
+
+/// Who was not sought and is no member that is known here shows its chain first; until then it gets nothing and what it
+/// sends is not kept.
+#[test]
+fn a_stranger_sees_nothing_and_holds_nothing() {
+    let mut cluster = pair(12);
+    let stranger = ed25519_dalek::SigningKey::from_bytes(&[77; 32]);
+    let sent = cluster.nodes[0].payload_bytes;
+    let up = |cluster: &mut Cluster, number| {
+        let link = crate::sync::LinkId(number);
+        cluster.input(0, Input::LinkUp { link, peer: key_of(&stranger), dialled: false });
+        cluster.input(0, Input::Writable { link, channel: Channel::Control, bytes: 1 << 20 });
+        link
+    };
+    let link = up(&mut cluster, 900);
+    let bytes = Frame::Probe(1).encode();
+    cluster.input(0, Input::Frame { link, channel: Channel::Data, bytes });
+    assert_eq!(cluster.nodes[0].closed, ["the peer sends before it says Hello"]);
+
+    // Its chain rests on an operator whom nobody knows: it would wait, for ever.
+    let link = up(&mut cluster, 901);
+    let unknown = super::fleet::Fleet::new(1);
+    let forged = |number: u8| {
+        let removal = Body::Removal(Removal { device: crate::id::DeviceId([number; 32]), reason: String::new() });
+        removal.into_statement(Some(unknown.id), &[], 1).sign(&stranger).parts()
+    };
+    let chain = (0..16).map(forged).collect();
+    let hello = Hello { protocol: (1, 1), fleet: cluster.fleet.id, chain, scopes: vec![], frame_bytes_max: 1 };
+    let bytes = Frame::Hello(hello).encode();
+    cluster.input(0, Input::Frame { link, channel: Channel::Control, bytes });
+    assert_eq!(cluster.nodes[0].closed.last().map(String::as_str), Some("the peer is no member of this fleet"));
+    assert_eq!(cluster.nodes[0].engine.pending.statements(), 0);
+    assert_eq!(cluster.nodes[0].payload_bytes, sent, "it got nothing");
+}
+
+/// A clock that is sent while a statement is on its way to the disk does not tell of it.
+#[test]
+fn nothing_is_told_before_it_is_stored() {
+    let mut cluster = pair(13);
+    let label = |cluster: &Cluster, value: &str| {
+        let device = cluster.device(0);
+        let value = Some(value.to_owned());
+        let body = Body::Assigned(Assigned { device, attribute: "label/a".to_owned(), value });
+        let parts = cluster.fleet.sign(body);
+        (StatementId(*blake3::hash(&parts.bytes).as_bytes()), parts)
+    };
+    let asks = Clock { logs: vec![], statements: vec![], is_first: true, is_last: true, wants_answer: true };
+    let (_, first) = label(&cluster, "1");
+    let (unstored, second) = label(&cluster, "2");
+    cluster.request(0, |request| Input::Statements { request, statements: vec![first] });
+    inject(&mut cluster, 0, Frame::Clock(asks).encode());
+    cluster.request(0, |request| Input::Statements { request, statements: vec![second] });
+    let clock = std::iter::from_fn(|| cluster.take_frame_to(1)).find_map(|bytes| match Frame::decode(&bytes) {
+        Ok(Some(Frame::Clock(clock))) => Some(clock),
+        _ => None,
+    });
+    let clock = clock.expect("the peer's clock is answered");
+    assert!(clock.statements.iter().all(|(id, _)| *id != unstored));
+    assert!(cluster.nodes[0].engine.replica().roster().entries().contains_key(&unstored));
 }
 
 #[test]
@@ -64,7 +126,7 @@ fn a_newer_protocol_is_named() {
     cluster.cut(0, 1);
     let link = crate::sync::LinkId(900);
     let peer = key_of(&cluster.fleet.devices[1]);
-    cluster.input(0, Input::LinkUp { link, peer });
+    cluster.input(0, Input::LinkUp { link, peer, dialled: true });
     let hello = Hello { protocol: (2, 3), fleet: cluster.fleet.id, chain: vec![], scopes: vec![], frame_bytes_max: 1 };
     cluster.input(0, Input::Frame { link, channel: Channel::Control, bytes: Frame::Hello(hello).encode() });
     assert!(cluster.nodes[0].closed[0].contains("protocol 2 to 3"), "{:?}", cluster.nodes[0].closed);
@@ -75,7 +137,7 @@ fn silence_instead_of_hello_ends_the_session() {
     let mut cluster = pair(5);
     cluster.cut(0, 1);
     let peer = key_of(&cluster.fleet.devices[1]);
-    cluster.input(0, Input::LinkUp { link: crate::sync::LinkId(900), peer });
+    cluster.input(0, Input::LinkUp { link: crate::sync::LinkId(900), peer, dialled: true });
     cluster.run_for(11_000);
     assert_eq!(cluster.nodes[0].closed, ["the peer did not say Hello in time"]);
 }
@@ -164,7 +226,7 @@ proptest! {
         prop_assert_eq!(cluster.root(0), root);
     }
 
-    /// Honest frames with one byte changed.
+    /// Honest frames with one byte changed: they change nothing, or are noticed and sent again.
     #[test]
     fn altered_frames_change_nothing(at in any::<prop::sample::Index>(), bit in 0u8..8) {
         let mut cluster = pair(8);
@@ -178,7 +240,7 @@ proptest! {
             }
         }
         cluster.run_for(100);
-        prop_assert!(cluster.root(0) == root || cluster.nodes[0].audit.is_empty());
+        prop_assert!(cluster.root(0) == root || cluster.root(0) == cluster.root(1));
         cluster.cut_all();
         cluster.connect(0, 1);
         cluster.run_until_quiescent();

@@ -280,38 +280,6 @@ fn a_lost_tail_is_found_by_comparing_roots() {
     cluster.assert_converged();
 }
 
-/// A folder that was restored from a backup behind the node's back: peers have later changes of its own. It takes them,
-/// and goes on in logs of a new incarnation instead of forking the old ones.
-#[test]
-fn a_node_that_sees_itself_ahead_goes_on_in_new_logs() {
-    let mut cluster = Cluster::new(3, 17);
-    cluster.connect_all();
-    cluster.write(0, Kind::Device, "a", Value::Int(1));
-    cluster.set(0, 0, "x", Some(Value::Int(1)));
-    cluster.run_until_quiescent();
-    let backup = cluster.backup(0);
-    for value in 2..5 {
-        cluster.write(0, Kind::Device, "a", Value::Int(value));
-        cluster.set(0, 0, "x", Some(Value::Int(value)));
-        cluster.run_until_quiescent();
-    }
-    cluster.crash(0, Crash::Process);
-    cluster.restore(0, backup);
-    cluster.restart(0);
-    let before = cluster.nodes[0].incarnation;
-    cluster.connect_all();
-    cluster.run_until_quiescent();
-    assert_ne!(cluster.nodes[0].incarnation, before);
-    cluster.write(0, Kind::Device, "b", Value::Int(9));
-    cluster.set(0, 0, "x", Some(Value::Int(9)));
-    cluster.run_until_quiescent();
-    cluster.assert_converged();
-    assert!(cluster.nodes.iter().all(|node| node.audit.is_empty()), "nothing was refused as a fork");
-    let document = crate::schema::DocumentName::of_device(Kind::Device, &cluster.device(0));
-    let view = cluster.view(1, &document);
-    assert_eq!((&view["a"].read.value, &view["b"].read.value), (&Value::Int(4), &Value::Int(9)));
-}
-
 /// A frozen peer: its sessions stand and nothing comes. The other side closes them, and the fleet goes on.
 #[test]
 fn a_silent_peer_is_let_go() {
