@@ -15,6 +15,7 @@ use crdt::store::{AuditRecord, Durability};
 use crdt::sync::{Changed, Config, Effect, Engine, Input, Reply, RequestId, Token};
 use ed25519_dalek::SigningKey;
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use transport::PeerKey;
 
@@ -22,6 +23,7 @@ use crate::clock::Clock;
 use crate::folder::Folder;
 use crate::store::{Store, WriteError};
 
+mod addresses;
 mod events;
 mod joins;
 mod neighbours;
@@ -29,10 +31,13 @@ mod outbox;
 mod presence;
 mod sessions;
 mod syncer;
+#[cfg(test)]
+mod tests;
 
+pub(crate) use addresses::announced;
 pub(crate) use events::NodeEvent;
 pub(crate) use joins::Wishes;
-pub(crate) use neighbours::{Neighbours, announced};
+pub(crate) use neighbours::Neighbours;
 pub(crate) use presence::Presence;
 use sessions::Sessions;
 use syncer::{Syncer, Ticket};
@@ -147,7 +152,7 @@ impl Gatekeeper {
 /// The state that the agent's task owns.
 pub(crate) struct Node {
     pub(crate) engine: Engine,
-    pub(crate) store: Store,
+    store: Store,
     pub(crate) key: Key,
     pub(crate) fleet: FleetId,
     pub(crate) started: Instant,
@@ -169,7 +174,12 @@ pub(crate) struct Node {
     events: broadcast::Sender<NodeEvent>,
     space_check_at: Instant,
     group_sync_at: Option<Instant>,
+    /// Why the node cannot go on, where that is so.
+    failure: Option<Failed>,
 }
+
+/// How the agent's task ends.
+pub(crate) type End = Result<(), Failed>;
 
 /// Why a node does not start. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
@@ -181,11 +191,21 @@ pub(crate) enum StartError {
     Replica(#[from] crdt::sync::OpenError),
 }
 
-/// Starts the agent's task. It ends when `stop` fires, having closed the mesh and synced the store.
-pub(crate) fn start(
-    setup: Setup,
-    stop: oneshot::Receiver<()>,
-) -> Result<(Agent, tokio::task::JoinHandle<()>), StartError> {
+/// Why a running node cannot go on; what was acknowledged is on the disk.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum Failed {
+    #[error("the task of the mesh ended")]
+    Mesh,
+    #[error("the thread that syncs the store ended")]
+    Syncer,
+    #[error("the store cannot be read again after a write failed: {0}")]
+    Replica(#[from] crdt::sync::OpenError),
+}
+
+/// Starts the agent's task. It ends when `stop` fires, or when the node cannot go on, having closed the mesh and synced
+/// the store.
+pub(crate) fn start(setup: Setup, stop: oneshot::Receiver<()>) -> Result<(Agent, JoinHandle<End>), StartError> {
     let gatekeeper = Arc::new(Gatekeeper::default());
     gatekeeper.offline.store(setup.folder.is_offline(), Ordering::Relaxed);
     let mut mesh_config = transport::Config::new(setup.key.to_bytes(), setup.mesh.listen);
@@ -227,6 +247,7 @@ pub(crate) fn start(
         events,
         space_check_at: now,
         group_sync_at: None,
+        failure: None,
     };
     node.note_seeds();
     node.note_roster();
@@ -240,25 +261,32 @@ async fn run(
     mut mesh: mpsc::Receiver<transport::Event>,
     mut synced: mpsc::UnboundedReceiver<Result<Ticket, WriteError>>,
     mut stop: oneshot::Receiver<()>,
-) {
-    loop {
+) -> End {
+    while node.failure.is_none() {
         let wake = node.next_wake();
         tokio::select! {
             biased;
             _ = &mut stop => break,
-            Some(result) = synced.recv() => node.synced(result),
-            Some(event) = mesh.recv() => node.mesh_event(event),
+            result = synced.recv() => match result {
+                Some(result) => node.synced(result),
+                None => node.failure = Some(Failed::Syncer),
+            },
+            event = mesh.recv() => match event {
+                Some(event) => node.mesh_event(event),
+                None => node.failure = Some(Failed::Mesh),
+            },
             Some(command) = commands.recv() => node.command(command),
             () = tokio::time::sleep_until(wake) => {}
         }
         node.timers();
     }
-    let Node { mesh, store, .. } = node;
+    let Node { mesh, store, failure, .. } = node;
     mesh.shutdown().await;
     if let Err(error) = store.sync() {
         tracing::error!(%error, "the store was not synced at the end");
     }
     store.close();
+    failure.map_or(Ok(()), Err)
 }
 
 impl Node {
@@ -268,6 +296,11 @@ impl Node {
 
     pub(crate) fn device(&self) -> DeviceId {
         self.engine.device()
+    }
+
+    /// Whether a device belongs to the fleet; whatever else holds a session has not shown so.
+    pub(crate) fn is_member(&self, device: &DeviceId) -> bool {
+        matches!(self.engine.replica().standing(device), Standing::Member | Standing::Contested)
     }
 
     pub(crate) fn is_offline(&self) -> bool {
@@ -357,8 +390,13 @@ impl Node {
         self.joins.clear();
         self.syncer.forget();
         match Engine::open(self.config.clone(), &self.store) {
-            Ok(engine) => self.engine = engine,
-            Err(error) => tracing::error!(%error, "the replica cannot be read again"),
+            Ok(engine) => {
+                self.engine = engine;
+                self.note_roster();
+                self.read_link_documents();
+            }
+            // An engine that believes more than the disk holds must not go on.
+            Err(error) => self.failure = Some(Failed::Replica(error)),
         }
     }
 
@@ -447,7 +485,7 @@ impl Node {
 
     pub(crate) fn emit(&self, event: NodeEvent) {
         // An error means that nobody watches.
-        let _ = self.events.send(event);
+        let _ = self.events.send(event.at(self.clock.wall_ms()));
     }
 
     /// What follows from the statements: who is kept out, whom to look for.
@@ -464,7 +502,8 @@ impl Node {
                 _ => {}
             }
         }
-        self.neighbours.set_members(members, &removed);
+        let up = self.sessions.iter().map(|(_, session)| session.peer).collect();
+        self.neighbours.set_members(self.now(), members, &removed, &up);
         if let Ok(mut known) = self.gatekeeper.removed.write() {
             *known = removed;
         }
@@ -476,6 +515,10 @@ impl Node {
                 self.neighbours.add_addresses(peer, vec![seed.address]);
             }
         }
+        self.read_link_documents();
+    }
+
+    fn read_link_documents(&mut self) {
         let documents: Vec<_> = self.engine.replica().documents().keys().cloned().collect();
         for document in documents.iter().filter(|document| document.kind() == crdt::schema::Kind::Link) {
             self.read_link_document(document);

@@ -13,6 +13,7 @@ use axum::routing::{get, post};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
 
 use crate::agent::{Agent, Stopped};
 use crate::settings::Settings;
@@ -21,7 +22,9 @@ use crate::telemetry::Explain;
 mod devices;
 mod documents;
 mod events;
+mod log;
 mod members;
+mod read;
 mod status;
 pub(crate) mod values;
 mod write;
@@ -36,9 +39,17 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 /// What handlers share.
 #[derive(Clone)]
 pub(crate) struct Api {
-    pub(crate) agent: Agent,
-    pub(crate) explain: Explain,
-    pub(crate) settings: Arc<Settings>,
+    agent: Agent,
+    explain: Explain,
+    settings: Arc<Settings>,
+    /// Turns to read the store.
+    reads: Arc<Semaphore>,
+}
+
+impl Api {
+    pub(crate) fn new(agent: Agent, explain: Explain, settings: Settings) -> Api {
+        Api { agent, explain, settings: Arc::new(settings), reads: Arc::new(Semaphore::new(read::READS_MAX)) }
+    }
 }
 
 /// Why a request is not answered as hoped, as RFC 9457 puts it.
@@ -61,6 +72,11 @@ impl Problem {
 
     pub(crate) fn refused(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", detail)
+    }
+
+    /// What was asked for can never be again.
+    pub(crate) fn gone(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::GONE, "gone", detail)
     }
 
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Problem {
@@ -195,3 +211,6 @@ pub(crate) async fn serve(listener: UnixListener, api: Api, stop: impl Future<Ou
         tracing::error!(%error, "the API ended");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,7 +34,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Milliseconds since 1970; 0 for a clock before that.
+/// Milliseconds since 1970 by this machine's clock, for the CLI; 0 for a clock before that. A node takes its [`Clock`].
 pub(crate) fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -13,7 +13,7 @@ use crdt::ticket::{Address, Ticket};
 use ed25519_dalek::SigningKey;
 use transport::{Listen, PeerKey};
 
-use crate::clock::wall_ms;
+use crate::clock::Clock;
 use crate::folder::{Folder, FolderError, NodeFile, random};
 use crate::store::{OpenError, Store, WriteError};
 
@@ -59,21 +59,22 @@ pub(crate) struct FirstDevice {
 }
 
 /// The first root statement of a fleet; its id is the fleet's.
-pub(crate) fn genesis(root: &SigningKey) -> SignedStatement {
+pub(crate) fn genesis(clock: &dyn Clock, root: &SigningKey) -> SignedStatement {
     let keys = RootKeys { keys: vec![public(root)], threshold: 1 };
-    Body::Root(keys).into_statement(None, &[], wall_ms()).sign(root)
+    Body::Root(keys).into_statement(None, &[], clock.wall_ms()).sign(root)
 }
 
 /// Makes a locked folder the first member of a new fleet.
 pub(crate) fn found(
     folder: &Folder,
+    clock: &dyn Clock,
     genesis: SignedStatement,
     root: &SigningKey,
     operator: &SigningKey,
     device: FirstDevice,
 ) -> Result<FleetId, EnrolError> {
     let fleet = FleetId(genesis.id().0);
-    let now = wall_ms();
+    let now = clock.wall_ms();
     let roles = ROLES.iter().map(|(role, _)| *role).collect();
     let first = Operator { key: public(operator), name: "operator".to_owned(), roles };
     let one_time = SigningKey::from_bytes(&random());
@@ -84,7 +85,7 @@ pub(crate) fn found(
         labels: device.labels,
         not_after_ms: now,
     };
-    let admission = admission(folder, fleet, &one_time)?;
+    let admission = admission(folder, clock, fleet, &one_time)?;
     let pin = Pin { invitation: public(&one_time), admission: admission.id() };
     let statements = [
         genesis,
@@ -98,7 +99,12 @@ pub(crate) fn found(
 }
 
 /// The admission of this folder's device, signed with the one-time key and with the device's own.
-fn admission(folder: &Folder, fleet: FleetId, one_time: &SigningKey) -> Result<SignedStatement, EnrolError> {
+fn admission(
+    folder: &Folder,
+    clock: &dyn Clock,
+    fleet: FleetId,
+    one_time: &SigningKey,
+) -> Result<SignedStatement, EnrolError> {
     let device = folder.device_key()?;
     let sealing = x25519_dalek::PublicKey::from(&folder.sealing_key()?);
     let admission = Admission {
@@ -107,7 +113,7 @@ fn admission(folder: &Folder, fleet: FleetId, one_time: &SigningKey) -> Result<S
         sealing: sealing.to_bytes(),
         fingerprint: collectors::Collector::live(fleet).fingerprint(),
     };
-    let mut signed = Body::Admission(admission).into_statement(Some(fleet), &[], wall_ms()).sign(one_time);
+    let mut signed = Body::Admission(admission).into_statement(Some(fleet), &[], clock.wall_ms()).sign(one_time);
     signed.add_signature(&device);
     Ok(signed)
 }
@@ -135,7 +141,7 @@ fn settle(folder: &Folder, fleet: FleetId, statements: Vec<StatementParts>) -> R
 }
 
 /// Joins the fleet of a ticket over the members that it names. Returns the device's name.
-pub(crate) async fn join(folder: &Folder, ticket: &Ticket) -> Result<String, EnrolError> {
+pub(crate) async fn join(folder: &Folder, clock: &dyn Clock, ticket: &Ticket) -> Result<String, EnrolError> {
     let key = folder.device_key()?;
     let invitation = ticket.invitation().map_err(|error| EnrolError::Chain(error.to_string()))?;
     let (mesh, _events) = dial_only(&key)?;
@@ -148,7 +154,7 @@ pub(crate) async fn join(folder: &Folder, ticket: &Ticket) -> Result<String, Enr
     'tries: for attempt in 0..JOIN_TRIES {
         for (peer, addresses) in &by_peer {
             let member = Member { mesh: &mesh, peer: PeerKey(peer.0), addresses };
-            result = entry.exchange(&member, folder).await;
+            result = entry.exchange(&member, folder, clock).await;
             match &result {
                 Err(EnrolError::Unreachable(_) | EnrolError::Limited) => {}
                 _ => break 'tries,
@@ -163,6 +169,7 @@ pub(crate) async fn join(folder: &Folder, ticket: &Ticket) -> Result<String, Enr
 /// Asks a member to be let in without a ticket, and again until an operator has approved. Returns the device's name.
 pub(crate) async fn ask_to_join(
     folder: &Folder,
+    clock: &dyn Clock,
     fleet: FleetId,
     member: &Address,
     name: &str,
@@ -185,7 +192,7 @@ pub(crate) async fn ask_to_join(
     let invitation = statements.last().cloned().ok_or_else(|| EnrolError::Chain("it sends nothing".to_owned()))?;
     let invitation = SignedStatement::from_parts(invitation).map_err(|error| EnrolError::Chain(error.to_string()))?;
     let entry = Entry { fleet, one_time, invitation };
-    let statements = entry.exchange(&at, folder).await;
+    let statements = entry.exchange(&at, folder, clock).await;
     mesh.shutdown().await;
     entry.become_member(folder, std::slice::from_ref(member), statements?)
 }
@@ -207,14 +214,19 @@ struct Entry {
 
 impl Entry {
     /// The two exchanges; the statements that make the device a member.
-    async fn exchange(&self, member: &Member<'_>, folder: &Folder) -> Result<Vec<StatementParts>, EnrolError> {
+    async fn exchange(
+        &self,
+        member: &Member<'_>,
+        folder: &Folder,
+        clock: &dyn Clock,
+    ) -> Result<Vec<StatementParts>, EnrolError> {
         let request = JoinRequest::Chain { fleet: self.fleet, invitation: public(&self.one_time) };
         let mut statements = match member.ask(&request).await? {
             JoinAnswer::Chain(chain) => chain,
             JoinAnswer::Refused(refusal) => return Err(EnrolError::Refused(refusal)),
             _ => return Err(EnrolError::Chain("it answers out of turn".to_owned())),
         };
-        let (invitation, admission) = (&self.invitation, admission(folder, self.fleet, &self.one_time)?);
+        let (invitation, admission) = (&self.invitation, admission(folder, clock, self.fleet, &self.one_time)?);
         statements.extend([invitation.parts(), admission.parts()]);
         check_chain(self.fleet, &statements)?;
         let request = JoinRequest::Admit { invitation: invitation.parts(), admission: admission.parts() };

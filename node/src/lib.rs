@@ -13,6 +13,8 @@ mod api;
 mod cli;
 pub mod client;
 mod clock;
+#[cfg(test)]
+mod fixture;
 mod folder;
 mod identity;
 mod keys;

@@ -17,7 +17,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crdt::store::{Batch, LogStore, StoreError, TABLES, Table, Visit};
-use rocksdb::{ReadOptions, WriteBatch};
+use rocksdb::{DBRawIterator, ReadOptions, Snapshot, WriteBatch};
 
 mod errors;
 mod open;
@@ -133,6 +133,14 @@ impl Store {
         Ok(())
     }
 
+    /// Reads the store as it is now, whatever is written meanwhile: no log goes away between two reads of it. Where the
+    /// store is closed meanwhile, the next read fails, so that closing waits for one read at most.
+    pub(crate) fn frozen<T>(&self, read: impl FnOnce(&Frozen<'_>) -> T) -> Result<T, StoreError> {
+        let open = self.current().map_err(closed)?;
+        let frozen = Frozen { store: self, open: &open, snapshot: open.db.snapshot() };
+        Ok(read(&frozen))
+    }
+
     fn current(&self) -> Result<Arc<Open>, OpenError> {
         self.shared.state.read().unwrap_or_else(PoisonError::into_inner).open.clone()
     }
@@ -182,7 +190,7 @@ impl Store {
 
 impl LogStore for Store {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let open = self.current().map_err(|error| StoreError::Read(error.to_string()))?;
+        let open = self.current().map_err(closed)?;
         let value = open.db.get_pinned_cf(open.family(table), key).map_err(read_error)?;
         Ok(value.map(|value| value.to_vec()))
     }
@@ -191,19 +199,49 @@ impl LogStore for Store {
         if from >= to {
             return Ok(());
         }
-        let open = self.current().map_err(|error| StoreError::Read(error.to_string()))?;
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(to);
-        let mut rows = open.db.raw_iterator_cf_opt(open.family(table), options);
-        rows.seek(from);
-        while let Some((key, value)) = rows.item() {
-            if visit(key, value) == ControlFlow::Break(()) {
-                return Ok(());
-            }
-            rows.next();
-        }
-        rows.status().map_err(read_error)
+        let open = self.current().map_err(closed)?;
+        walk(open.db.raw_iterator_cf_opt(open.family(table), up_to(to)), from, visit)
     }
+}
+
+/// The store as it was at one moment; see [`Store::frozen`].
+pub(crate) struct Frozen<'a> {
+    store: &'a Store,
+    open: &'a Open,
+    snapshot: Snapshot<'a>,
+}
+
+impl LogStore for Frozen<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.current().map_err(closed)?;
+        let value = self.snapshot.get_pinned_cf(self.open.family(table), key).map_err(read_error)?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn scan(&self, table: Table, from: &[u8], to: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+        if from >= to {
+            return Ok(());
+        }
+        self.store.current().map_err(closed)?;
+        walk(self.snapshot.raw_iterator_cf_opt(self.open.family(table), up_to(to)), from, visit)
+    }
+}
+
+fn up_to(to: &[u8]) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound(to);
+    options
+}
+
+fn walk(mut rows: DBRawIterator<'_>, from: &[u8], visit: &mut Visit<'_>) -> Result<(), StoreError> {
+    rows.seek(from);
+    while let Some((key, value)) = rows.item() {
+        if visit(key, value) == ControlFlow::Break(()) {
+            return Ok(());
+        }
+        rows.next();
+    }
+    rows.status().map_err(read_error)
 }
 
 impl fmt::Debug for Store {
@@ -222,6 +260,10 @@ fn write(open: &Open, batch: &Batch) -> Result<(), WriteError> {
         }
     }
     open.db.write(writes).map_err(|error| open.write_error(error))
+}
+
+fn closed(error: OpenError) -> StoreError {
+    StoreError::Read(error.to_string())
 }
 
 fn read_error(error: rocksdb::Error) -> StoreError {

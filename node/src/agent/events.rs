@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// An event; `event` names its kind.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct NodeEvent {
-    /// Milliseconds since 1970 by this node's clock.
+    /// Milliseconds since 1970 by this node's clock; 0 until the event is emitted.
     pub(crate) time_ms: u64,
     /// `change`, `statement`, `link up`, `link down`, `refused`, `wants to join`, `offline`, `online`, `disk full`, `disk room`, `fault`.
     pub(crate) event: &'static str,
@@ -22,7 +22,12 @@ pub(crate) struct NodeEvent {
 
 impl NodeEvent {
     fn new(event: &'static str, subject: String, detail: Value) -> NodeEvent {
-        NodeEvent { time_ms: crate::clock::wall_ms(), event, subject, detail }
+        NodeEvent { time_ms: 0, event, subject, detail }
+    }
+
+    /// The event as it happened at a time, milliseconds since 1970.
+    pub(super) fn at(self, time_ms: u64) -> NodeEvent {
+        NodeEvent { time_ms, ..self }
     }
 
     pub(super) fn change(document: &DocumentName, actor: &Actor, seq: u64) -> NodeEvent {

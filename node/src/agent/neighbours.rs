@@ -13,7 +13,7 @@ use crdt::sync::{Edit, Input};
 use crdt::view;
 use transport::PeerKey;
 
-use super::Node;
+use super::{Node, announced};
 
 /// Backoff of dials: 200 ms doubling to 15 s, half as much more or less by chance.
 const BACKOFF_MS: RangeInclusive<u64> = 200..=15_000;
@@ -27,8 +27,6 @@ const GATHER_MS: u64 = 50;
 const DAMP_MS_MAX: u64 = 10_000;
 /// Most addresses of a peer.
 const ADDRESSES_MAX: usize = 16;
-/// Most addresses that a node announces.
-const ANNOUNCED_MAX: usize = 8;
 
 #[derive(Debug, Default)]
 struct Peer {
@@ -80,10 +78,20 @@ impl Neighbours {
         millis / 2 + millis * share / 1000
     }
 
-    pub(super) fn set_members(&mut self, members: Vec<Key>, removed: &BTreeSet<Key>) {
+    /// Takes over who belongs to the fleet. Someone who was let in before that was known is linked from now on.
+    pub(super) fn set_members(
+        &mut self,
+        now: Time,
+        members: Vec<Key>,
+        removed: &BTreeSet<Key>,
+        sessions: &BTreeSet<Key>,
+    ) {
         self.peers.retain(|key, _| !removed.contains(key));
         for member in members {
-            self.peers.entry(member).or_default().is_member = true;
+            let known = self.peers.entry(member).or_default();
+            if !std::mem::replace(&mut known.is_member, true) && sessions.contains(&member) {
+                self.link_up(now, member);
+            }
         }
     }
 
@@ -107,8 +115,9 @@ impl Neighbours {
         }
     }
 
+    /// A session is up. One with a stranger is none yet.
     pub(super) fn link_up(&mut self, now: Time, peer: Key) {
-        let known = self.peers.entry(peer).or_default();
+        let Some(known) = self.peers.get_mut(&peer) else { return };
         known.is_up = true;
         known.failures = 0;
         known.errors.clear();
@@ -117,11 +126,10 @@ impl Neighbours {
 
     pub(super) fn link_down(&mut self, now: Time, wall_ms: u64, peer: Key) {
         let wait = self.jittered(*BACKOFF_MS.start());
-        if let Some(known) = self.peers.get_mut(&peer) {
-            known.is_up = false;
-            known.next_try = now.plus_millis(wait);
-            known.lost_ms = Some(wall_ms);
-        }
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        known.is_up = false;
+        known.next_try = now.plus_millis(wait);
+        known.lost_ms = Some(wall_ms);
         self.schedule_report(now);
     }
 
@@ -210,16 +218,6 @@ impl Neighbours {
     }
 }
 
-/// Addresses worth announcing: those of the machine's networks, and loopback only where there is nothing else.
-pub(crate) fn announced(listening: &BTreeSet<String>) -> Vec<String> {
-    let is_loopback = |address: &str| address.starts_with("/ip4/127.") || address.starts_with("/ip6/::1/");
-    let outward: Vec<&String> = listening.iter().filter(|address| !is_loopback(address)).collect();
-    let chosen = if outward.is_empty() { listening.iter().collect() } else { outward };
-    // QUIC first, so that it is tried first.
-    let (quic, tcp): (Vec<&String>, Vec<&String>) = chosen.into_iter().partition(|address| address.contains("/quic"));
-    quic.into_iter().chain(tcp).take(ANNOUNCED_MAX).cloned().collect()
-}
-
 impl Node {
     pub(super) fn dial_due(&mut self) {
         if self.is_offline() {
@@ -258,7 +256,7 @@ impl Node {
         let peers = reports.iter().filter(|(_, report)| report.is_up).map(|(id, _)| *id).collect();
         self.neighbours.reported.insert(device, reports);
         if device != self.device() {
-            if let Some(key) = self.engine.replica().roster().key_of(&device) {
+            if let Some(key) = self.engine.replica().roster().key_of(&device).filter(|_| self.is_member(&device)) {
                 self.neighbours.add_addresses(key, addresses);
             }
             let now = self.now();
@@ -281,8 +279,9 @@ impl Node {
         let up: BTreeSet<DeviceId> = self.sessions.iter().map(|(_, session)| session.peer.device()).collect();
         let known = view.keys().filter_map(|path| path.strip_prefix("neighbour.")?.strip_suffix(".up"));
         let known: BTreeSet<DeviceId> = known.filter_map(|id| id.parse().ok()).collect();
+        let devices = up.union(&known).filter(|device| self.is_member(device));
         let wall = i64::try_from(self.clock.wall_ms()).unwrap_or(i64::MAX);
-        for device in up.union(&known) {
+        for device in devices {
             let (path, since) = (format!("neighbour.{device}.up"), format!("neighbour.{device}.since"));
             let is_up = Value::Bool(up.contains(device));
             let kept = view.get(&path).filter(|entry| entry.read.value == is_up).and_then(|_| view.get(&since));
@@ -315,7 +314,7 @@ mod tests {
     fn members_with_addresses_are_dialled_with_backoff() {
         let mut neighbours = Neighbours::new(1);
         let mut now = Time(1_000_000);
-        neighbours.set_members(vec![peer(1), peer(2)], &BTreeSet::new());
+        neighbours.set_members(now, vec![peer(1), peer(2)], &BTreeSet::new(), &BTreeSet::new());
         assert_eq!(neighbours.poll_timeout(), None, "nobody knows where they are");
         neighbours.add_addresses(peer(1), vec!["/ip4/127.0.0.1/tcp/1".to_owned()]);
         let mut waits = Vec::new();
@@ -334,6 +333,17 @@ mod tests {
     }
 
     #[test]
+    fn a_stranger_is_linked_once_it_is_a_member() {
+        let mut neighbours = Neighbours::new(1);
+        neighbours.link_up(Time(1), peer(1));
+        neighbours.link_down(Time(2), 7, peer(2));
+        assert!(neighbours.peers.is_empty() && neighbours.report_timeout().is_none(), "strangers leave no trace");
+        neighbours.set_members(Time(3), vec![peer(1), peer(2)], &BTreeSet::new(), &[peer(1)].into());
+        assert!(neighbours.peers[&peer(1)].is_up && !neighbours.peers[&peer(2)].is_up);
+        assert!(neighbours.report_timeout().is_some(), "the link is reported now");
+    }
+
+    #[test]
     fn a_flapping_link_is_reported_ever_more_rarely() {
         let mut neighbours = Neighbours::new(1);
         let mut reports = 0;
@@ -345,15 +355,5 @@ mod tests {
             reports += u32::from(neighbours.take_report(now));
         }
         assert!((8..20).contains(&reports), "{reports} reports in a minute");
-    }
-
-    #[test]
-    fn loopback_is_announced_only_where_there_is_nothing_else() {
-        let loopback = "/ip4/127.0.0.1/udp/1/quic-v1".to_owned();
-        let tcp = "/ip4/192.0.2.1/tcp/1".to_owned();
-        let quic = "/ip4/192.0.2.1/udp/1/quic-v1".to_owned();
-        let only = BTreeSet::from([loopback.clone()]);
-        assert_eq!(announced(&only).as_slice(), std::slice::from_ref(&loopback));
-        assert_eq!(announced(&[loopback, tcp.clone(), quic.clone()].into()), [quic, tcp]);
     }
 }

@@ -25,14 +25,13 @@ impl Node {
     /// Only what present devices say counts: the last words of a device that is gone may name links long dead.
     pub(crate) fn presences(&self) -> BTreeMap<DeviceId, Presence> {
         let mut present = BTreeMap::from([(self.device(), Presence::Here)]);
-        for (_, session) in self.sessions.iter() {
-            present.insert(session.peer.device(), Presence::Linked);
-        }
+        let linked = self.sessions.iter().map(|(_, session)| session.peer.device());
+        present.extend(linked.filter(|device| self.is_member(device)).map(|device| (device, Presence::Linked)));
         let mut front: Vec<DeviceId> = present.keys().copied().filter(|device| *device != self.device()).collect();
         while let Some(witness) = front.pop() {
             let Some(reports) = self.neighbours.reported.get(&witness) else { continue };
             for (device, _) in reports.iter().filter(|(_, report)| report.is_up) {
-                if !present.contains_key(device) {
+                if !present.contains_key(device) && self.is_member(device) {
                     present.insert(*device, Presence::SeenBy(witness));
                     front.push(*device);
                 }

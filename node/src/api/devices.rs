@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use crdt::id::DeviceId;
 use crdt::schema::{DocumentName, Kind, Value as Scalar};
+use crdt::store::LogStore;
 use crdt::view::{self, View};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -33,9 +34,9 @@ pub(crate) fn resolve(node: &Node, word: &str) -> Result<DeviceId, Problem> {
     }
 }
 
-fn read(node: &Node, kind: Kind, device: &DeviceId, prefix: &str) -> View {
+fn read(store: &dyn LogStore, kind: Kind, device: &DeviceId, prefix: &str) -> View {
     let document = DocumentName::of_device(kind, device);
-    view::read(&node.store, &document, prefix).unwrap_or_else(|error| {
+    view::read(store, &document, prefix).unwrap_or_else(|error| {
         tracing::error!(%error, %document, "a document cannot be read");
         View::new()
     })
@@ -45,42 +46,69 @@ fn scalar(view: &View, path: &str) -> Value {
     view.get(path).map_or(Value::Null, |entry| to_json(&entry.read.value))
 }
 
-fn row(node: &Node, device: &DeviceId, presence: Presence, now_ms: u64) -> Value {
-    let views = TELEMETRY.map(|kind| read(node, kind, device, ""));
-    let attributes = node.engine.replica().roster().attributes(device);
-    let attribute = |name: &str| attributes.get(name).map(|attribute| attribute.value.clone());
-    let newest = views.iter().flat_map(|view| view.values()).map(|entry| entry.read.time_s).max();
-    let since = match presence {
-        Presence::Away(since) => since,
-        _ => None,
-    };
-    json!({
-        "device": device.to_string(),
-        "name": name_of(node, device),
-        "zone": attribute("zone"),
-        "presence": presence_text(node, presence),
-        "away_since_ms": since,
-        "cpu_utilisation_permille": scalar(&views[2], "cpu.utilisation_permille"),
-        "temperature_milli_celsius": scalar(&views[1], "temperature.hottest_milli_celsius"),
-        "power_source": scalar(&views[1], "power.source"),
-        "power_capacity_percent": scalar(&views[1], "power.capacity_percent"),
-        "age_s": newest.map(|time_s| age_s(now_ms, time_s)),
-        "source": scalar(&views[0], "collector.source"),
-        "cordon": attribute("cordon"),
-        "standing": format!("{:?}", node.engine.replica().standing(device)).to_lowercase(),
-    })
+/// What memory has of a device.
+struct Listed {
+    device: DeviceId,
+    name: String,
+    zone: Option<String>,
+    cordon: Option<String>,
+    presence: String,
+    away_since_ms: Option<u64>,
+    standing: String,
+}
+
+impl Listed {
+    fn of(node: &Node, device: DeviceId, presence: Presence) -> Listed {
+        let roster = node.engine.replica().roster();
+        let mut attributes = roster.attributes(&device);
+        let mut attribute = |name: &str| attributes.remove(name).map(|attribute| attribute.value);
+        Listed {
+            device,
+            name: name_of(node, &device),
+            zone: attribute("zone"),
+            cordon: attribute("cordon"),
+            presence: presence_text(node, presence),
+            away_since_ms: match presence {
+                Presence::Away(since) => since,
+                _ => None,
+            },
+            standing: format!("{:?}", roster.standing(&device)).to_lowercase(),
+        }
+    }
+
+    fn row(&self, store: &dyn LogStore, now_ms: u64) -> Value {
+        let views = TELEMETRY.map(|kind| read(store, kind, &self.device, ""));
+        let newest = views.iter().flat_map(|view| view.values()).map(|entry| entry.read.time_s).max();
+        json!({
+            "device": self.device.to_string(),
+            "name": self.name,
+            "zone": self.zone,
+            "presence": self.presence,
+            "away_since_ms": self.away_since_ms,
+            "cpu_utilisation_permille": scalar(&views[2], "cpu.utilisation_permille"),
+            "temperature_milli_celsius": scalar(&views[1], "temperature.hottest_milli_celsius"),
+            "power_source": scalar(&views[1], "power.source"),
+            "power_capacity_percent": scalar(&views[1], "power.capacity_percent"),
+            "age_s": newest.map(|time_s| age_s(now_ms, time_s)),
+            "source": scalar(&views[0], "collector.source"),
+            "cordon": self.cordon,
+            "standing": self.standing,
+        })
+    }
 }
 
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem> {
-    let rows = move |node: &Node| {
-        let now_ms = node.clock.wall_ms();
+    let look = |node: &Node| {
         let presences = node.presences();
-        let mut rows: Vec<Value> =
-            presences.iter().map(|(device, presence)| row(node, device, *presence, now_ms)).collect();
-        rows.sort_by_key(|row| row["name"].as_str().map(str::to_owned));
-        Value::Array(rows)
+        let devices = presences.iter().map(|(device, presence)| Listed::of(node, *device, *presence));
+        Ok((devices.collect::<Vec<_>>(), node.clock.wall_ms()))
     };
-    Ok(Json(api.agent.look(rows).await?))
+    let rows = |(devices, now_ms): (Vec<Listed>, u64), store: &dyn LogStore| {
+        let mut rows: Vec<Value> = devices.iter().map(|device| device.row(store, now_ms)).collect();
+        rows.sort_by_key(|row| row["name"].as_str().map(str::to_owned));
+        Ok(Json(Value::Array(rows)))
+    };
+    api.read(look, rows).await
 }
 
 #[derive(Deserialize)]
@@ -89,20 +117,45 @@ pub(super) struct ShowQuery {
     path: String,
 }
 
-fn facts(node: &Node, device: &DeviceId, prefix: &str, now_ms: u64) -> Map<String, Value> {
-    let own = name_of(node, device);
-    let names = |_: &view::Shown| (own.clone(), own.clone());
-    let mut facts = Map::new();
-    for kind in TELEMETRY {
-        for (path, entry) in read(node, kind, device, prefix) {
-            let mut fact = entry_to_json(&entry, now_ms, &names);
-            fact["origin"] = json!("fact");
-            fact["document"] = json!(kind.name());
-            fact["view"] = json!(name_of(node, &node.device()));
-            facts.insert(path, fact);
-        }
+/// What memory has of the device that is asked for.
+struct Asked {
+    device: DeviceId,
+    name: String,
+    presence: Option<String>,
+    assigned: Map<String, Value>,
+    /// The name of the node that answers.
+    view: String,
+    now_ms: u64,
+}
+
+impl Asked {
+    fn of(node: &Node, word: &str, prefix: &str) -> Result<Asked, Problem> {
+        let device = resolve(node, word)?;
+        let now_ms = node.clock.wall_ms();
+        Ok(Asked {
+            device,
+            name: name_of(node, &device),
+            presence: node.presences().get(&device).map(|presence| presence_text(node, *presence)),
+            assigned: assigned(node, &device, prefix, now_ms),
+            view: name_of(node, &node.device()),
+            now_ms,
+        })
     }
-    facts
+
+    fn facts(&self, store: &dyn LogStore, prefix: &str) -> Map<String, Value> {
+        let names = |_: &view::Shown| (self.name.clone(), self.name.clone());
+        let mut facts = Map::new();
+        for kind in TELEMETRY {
+            for (path, entry) in read(store, kind, &self.device, prefix) {
+                let mut fact = entry_to_json(&entry, self.now_ms, &names);
+                fact["origin"] = json!("fact");
+                fact["document"] = json!(kind.name());
+                fact["view"] = json!(self.view);
+                facts.insert(path, fact);
+            }
+        }
+        facts
+    }
 }
 
 fn is_below(path: &str, prefix: &str) -> bool {
@@ -144,24 +197,22 @@ pub(super) async fn show(
     Path(word): Path<String>,
     Query(query): Query<ShowQuery>,
 ) -> Result<Json<Value>, Problem> {
-    let show = move |node: &Node| {
-        let device = resolve(node, &word)?;
-        let now_ms = node.clock.wall_ms();
-        let facts = facts(node, &device, &query.path, now_ms);
-        let assigned = assigned(node, &device, &query.path, now_ms);
-        if facts.is_empty() && assigned.is_empty() && !query.path.is_empty() {
+    let path = query.path.clone();
+    let look = move |node: &Node| Ok((Asked::of(node, &word, &path)?, word));
+    let show = move |(asked, word): (Asked, String), store: &dyn LogStore| {
+        let facts = asked.facts(store, &query.path);
+        if facts.is_empty() && asked.assigned.is_empty() && !query.path.is_empty() {
             return Err(Problem::not_found(format!("{word} has no value at {}", query.path)));
         }
-        let presence = node.presences().get(&device).map(|presence| presence_text(node, *presence));
         Ok(Json(json!({
-            "device": device.to_string(),
-            "name": name_of(node, &device),
-            "presence": presence,
-            "assigned": assigned,
+            "device": asked.device.to_string(),
+            "name": asked.name,
+            "presence": asked.presence,
+            "assigned": asked.assigned,
             "facts": facts,
         })))
     };
-    api.agent.look(show).await?
+    api.read(look, show).await
 }
 
 /// Whether a value is the device's collector's own mark, which the tables show in a column of its own.

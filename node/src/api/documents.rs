@@ -1,27 +1,29 @@
 //! Documents: views with conflicts, logs, exports and verification.
 
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use crdt::change::is_vouched;
-use crdt::id::{Actor, ChainHash, FleetId};
+use crdt::change::{RawBytes, is_vouched};
+use crdt::id::{Actor, ChainHash, ChangeHash, DeviceId, FleetId};
 use crdt::schema::DocumentName;
-use crdt::store::{ChangeRecord, LogStore, Table, change_key, decode_record};
+use crdt::store::{ChangeRecord, LogStore, StoreError, Table, change_key, decode_record, meta_key};
 use crdt::sync::LogState;
 use crdt::view::{self, Shown, View};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::devices::operator_name;
+use super::read::Names;
 use super::status::name_of;
-use super::values::{age_s, view_to_json};
-use super::{Api, Problem, Query};
+use super::values::view_to_json;
+use super::{Api, Problem, Query, log};
 use crate::agent::Node;
-use crate::store::Store;
 
-/// Most changes that `log` lists.
-const LOG_ENTRIES_MAX: usize = 1000;
+/// How often a document is looked for whose logs are replaced while it is read.
+const LOOKS_MAX: u32 = 4;
 
 #[derive(Deserialize)]
 pub(super) struct DocumentQuery {
@@ -47,130 +49,195 @@ fn resolve(node: &Node, word: &str) -> Result<DocumentName, Problem> {
     })
 }
 
-fn logs_of(node: &Node, document: &DocumentName) -> Result<Vec<(Actor, LogState)>, Problem> {
-    let replica = node.engine.replica();
-    let actors = replica
-        .documents()
-        .get(document)
-        .ok_or_else(|| Problem::not_found(format!("there is no document {document} here")))?;
-    Ok(actors.iter().filter_map(|actor| Some((*actor, replica.logs().get(actor)?.clone()))).collect())
+/// A document as the agent's memory had it at one moment.
+struct Found {
+    document: DocumentName,
+    /// None where there is no such document.
+    logs: Vec<(Actor, LogState)>,
+    names: Names,
+    /// The name of the node that answers.
+    view: String,
+    fleet: FleetId,
+    now_ms: u64,
 }
 
-pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem> {
-    let list = |node: &Node| -> Result<Value, Problem> {
+impl Found {
+    fn of(node: &Node, word: &str) -> Result<Found, Problem> {
+        let document = resolve(node, word)?;
         let replica = node.engine.replica();
-        let mut documents = Vec::new();
+        let actors = replica.documents().get(&document).map_or(&[][..], Vec::as_slice);
+        let logs: Vec<(Actor, LogState)> =
+            actors.iter().filter_map(|actor| Some((*actor, replica.logs().get(actor)?.clone()))).collect();
+        let names = Names::of(node, logs.iter().map(|(_, log)| &log.log));
+        let view = name_of(node, &node.device());
+        Ok(Found { document, logs, names, view, fleet: node.fleet, now_ms: node.clock.wall_ms() })
+    }
+
+    /// Whether a log is gone: its document went on to the next epoch meanwhile, or its device was removed.
+    fn is_gone(&self, store: &dyn LogStore) -> Result<bool, StoreError> {
+        for (actor, _) in &self.logs {
+            if store.get(Table::Meta, &meta_key(actor))?.is_none() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn check_exists(&self) -> Result<(), Problem> {
+        match self.logs.is_empty() {
+            true => Err(Problem::not_found(format!("there is no document {} here", self.document))),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Reads a document whose logs are all there still, or looks for it again.
+async fn read_document<T: Send + 'static>(
+    api: &Api,
+    word: &str,
+    read: impl Fn(&Found, &dyn LogStore) -> Result<T, Problem> + Clone + Send + 'static,
+) -> Result<T, Problem> {
+    for _ in 0..LOOKS_MAX {
+        let (word, read) = (word.to_owned(), read.clone());
+        let look = move |node: &Node| Found::of(node, &word);
+        let read = move |found: Found, store: &dyn LogStore| match found.is_gone(store)? {
+            true => Ok(None),
+            false => read(&found, store).map(Some),
+        };
+        if let Some(answer) = api.read(look, read).await? {
+            return Ok(answer);
+        }
+    }
+    Err(Problem::internal(&"the logs of the document were replaced faster than they can be read"))
+}
+
+/// What memory has of a document that is listed.
+struct Listed {
+    document: DocumentName,
+    about: Option<String>,
+    logs: Vec<Actor>,
+    changes: u64,
+    /// The last change of a log; which one does not matter where there are several.
+    head: Option<ChangeHash>,
+}
+
+impl Listed {
+    /// A document with one log needs no look into the store.
+    fn heads(&self, store: &dyn LogStore) -> Result<Vec<ChangeHash>, StoreError> {
+        match self.logs.as_slice() {
+            [_] => Ok(self.head.into_iter().collect()),
+            several => view::heads(store, several),
+        }
+    }
+}
+
+fn to_texts(heads: &[ChangeHash]) -> Vec<String> {
+    heads.iter().map(ToString::to_string).collect()
+}
+
+/// Every document. Heads of documents with several logs are those of the moment when the store is read, so they may
+/// be newer than the counted changes.
+pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem> {
+    let look = |node: &Node| {
+        let replica = node.engine.replica();
+        let mut names: BTreeMap<DeviceId, String> = BTreeMap::new();
+        let mut documents = Vec::with_capacity(replica.documents().len());
         for (document, actors) in replica.documents() {
-            let changes: u64 = actors.iter().filter_map(|actor| replica.logs().get(actor)).map(|log| log.seq).sum();
-            let heads: Vec<String> = view::heads(&node.store, actors)?.iter().map(ToString::to_string).collect();
-            documents.push(json!({
-                "document": document.as_str(),
-                "about": document.device().map(|device| name_of(node, &device)),
+            let about = document.device().map(|id| names.entry(id).or_insert_with(|| name_of(node, &id)).clone());
+            let logs = || actors.iter().filter_map(|actor| replica.logs().get(actor));
+            documents.push(Listed {
+                document: document.clone(),
+                about,
+                logs: actors.clone(),
+                changes: logs().map(|log| log.seq).sum(),
+                head: logs().next().map(|log| log.head),
+            });
+        }
+        Ok(documents)
+    };
+    let list = |documents: Vec<Listed>, store: &dyn LogStore| {
+        let mut rows = Vec::with_capacity(documents.len());
+        for listed in documents {
+            rows.push(json!({
+                "document": listed.document.as_str(),
+                "about": listed.about,
                 "scope": "fleet",
-                "logs": actors.len(),
-                "changes": changes,
-                "heads": heads,
+                "logs": listed.logs.len(),
+                "changes": listed.changes,
+                "heads": to_texts(&listed.heads(store)?),
             }));
         }
-        Ok(Value::Array(documents))
+        Ok(Json(Value::Array(rows)))
     };
-    Ok(Json(api.agent.look(list).await??))
+    api.read(look, list).await
 }
 
 /// The view of a document, flat by path; each value with author, carrier, age and conflicts.
+///
+/// View and heads are of one moment. A log that came since the document was looked up is in the view, and its heads
+/// are not named yet.
 pub(super) async fn show(State(api): State<Api>, Query(query): Query<DocumentQuery>) -> Result<Json<Value>, Problem> {
-    let show = move |node: &Node| -> Result<Value, Problem> {
-        let document = resolve(node, &query.document)?;
-        let view: View = view::read(&node.store, &document, &query.path)?;
+    let path = query.path;
+    let show = move |found: &Found, store: &dyn LogStore| {
+        let view: View = view::read(store, &found.document, &path)?;
         if view.is_empty() {
-            let what = if query.path.is_empty() { document.to_string() } else { format!("{document} {}", query.path) };
+            let what = if path.is_empty() { found.document.to_string() } else { format!("{} {path}", found.document) };
             return Err(Problem::not_found(format!("{what} has no value here")));
         }
-        let names = |shown: &Shown| {
-            let carrier = name_of(node, &shown.carrier);
-            let is_own = shown.author.device() == shown.carrier;
-            (if is_own { carrier.clone() } else { operator_name(node, &shown.author) }, carrier)
-        };
-        let values = view_to_json(&view, node.clock.wall_ms(), &names);
-        let heads = match node.engine.replica().documents().get(&document) {
-            Some(actors) => view::heads(&node.store, actors)?.iter().map(ToString::to_string).collect(),
-            None => Vec::new(),
-        };
-        Ok(json!({
-            "document": document.as_str(),
-            "view": name_of(node, &node.device()),
-            "heads": heads,
-            "values": values,
-        }))
+        let names = |shown: &Shown| found.names.of_value(shown);
+        let logs: Vec<Actor> = found.logs.iter().map(|(actor, _)| *actor).collect();
+        Ok(Json(json!({
+            "document": found.document.as_str(),
+            "view": found.view,
+            "heads": to_texts(&view::heads(store, &logs)?),
+            "values": view_to_json(&view, found.now_ms, &names),
+        })))
     };
-    Ok(Json(api.agent.look(show).await??))
+    read_document(&api, &query.document, show).await
 }
 
-fn changes_of(store: &Store, actor: &Actor) -> Result<Vec<(u64, ChangeRecord)>, Problem> {
-    let mut records = Vec::new();
-    let mut failure = None;
-    store.scan(Table::Change, &change_key(actor, 0), &change_key(actor, u64::MAX), &mut |key, bytes| {
-        match (crdt::store::change_of_key(key), decode_record(Table::Change, key, bytes)) {
-            (Some((_, seq)), Ok(record)) => records.push((seq, record)),
-            (_, Err(error)) => failure = Some(error),
-            _ => {}
-        }
-        if failure.is_some() { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
-    })?;
-    failure.map_or(Ok(records), |error| Err(error.into()))
-}
-
-/// The newest changes of a document, each log's last first.
+/// The newest changes of a document, [`log::ENTRIES_MAX`] at most.
 pub(super) async fn log(State(api): State<Api>, Query(query): Query<DocumentQuery>) -> Result<Json<Value>, Problem> {
-    let list = move |node: &Node| -> Result<Value, Problem> {
-        let document = resolve(node, &query.document)?;
-        let now_ms = node.clock.wall_ms();
-        let mut changes = Vec::new();
-        for (actor, log) in logs_of(node, &document)? {
-            for (seq, record) in changes_of(&node.store, &actor)? {
-                let Ok(change) = crdt::raw::decode(&record.raw.0) else { continue };
-                let paths: Vec<&str> = change.operations.iter().map(|operation| operation.path.as_str()).collect();
-                changes.push((
-                    change.time_s,
-                    json!({
-                        "hash": change.hash.to_string(),
-                        "log": actor.to_string(),
-                        "seq": seq,
-                        "author": operator_name(node, &log.log.author),
-                        "carrier": name_of(node, &log.log.carrier),
-                        "age_s": age_s(now_ms, change.time_s),
-                        "deps": change.deps.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                        "paths": paths,
-                        "bytes": record.raw.0.len(),
-                    }),
-                ));
-            }
-        }
-        changes.sort_by_key(|(time_s, _)| std::cmp::Reverse(*time_s));
-        changes.truncate(LOG_ENTRIES_MAX);
-        Ok(Value::Array(changes.into_iter().map(|(_, change)| change).collect()))
+    let list = |found: &Found, store: &dyn LogStore| {
+        found.check_exists()?;
+        Ok(Json(log::newest(&found.logs, &found.names, found.now_ms, store)?))
     };
-    Ok(Json(api.agent.look(list).await??))
+    read_document(&api, &query.document, list).await
 }
 
 /// The document as Automerge bytes, which any Automerge loads: one flat map from dotted path to value.
 pub(super) async fn export(State(api): State<Api>, Query(query): Query<DocumentQuery>) -> Result<Response, Problem> {
-    let word = query.document;
-    let logs =
-        api.agent.look(move |node: &Node| resolve(node, &word).and_then(|document| logs_of(node, &document))).await??;
-    let store = api.agent.store().clone();
-    let bytes =
-        tokio::task::spawn_blocking(move || save(&store, &logs)).await.map_err(|error| Problem::internal(&error))??;
+    let changes = |found: &Found, store: &dyn LogStore| {
+        found.check_exists()?;
+        let mut changes = Vec::new();
+        for (actor, _) in &found.logs {
+            changes.extend(changes_of(store, actor)?);
+        }
+        Ok(changes)
+    };
+    let changes = read_document(&api, &query.document, changes).await?;
+    let saved = tokio::task::spawn_blocking(move || save(changes));
+    let bytes = saved.await.map_err(|error| Problem::internal(&error))??;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
-fn save(store: &Store, logs: &[(Actor, LogState)]) -> Result<Vec<u8>, Problem> {
+fn changes_of(store: &dyn LogStore, actor: &Actor) -> Result<Vec<RawBytes>, StoreError> {
     let mut changes = Vec::new();
-    for (actor, _) in logs {
-        for (_, record) in changes_of(store, actor)? {
-            let change = automerge::Change::from_bytes(record.raw.0).map_err(|error| Problem::internal(&error))?;
-            changes.push(change);
+    let mut failure = None;
+    store.scan(Table::Change, &change_key(actor, 0), &change_key(actor, u64::MAX), &mut |key, bytes| {
+        match decode_record::<ChangeRecord>(Table::Change, key, bytes) {
+            Ok(record) => changes.push(record.raw),
+            Err(error) => failure = Some(error),
         }
+        if failure.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    failure.map_or(Ok(changes), Err)
+}
+
+fn save(raw: Vec<RawBytes>) -> Result<Vec<u8>, Problem> {
+    let mut changes = Vec::with_capacity(raw.len());
+    for raw in raw {
+        changes.push(automerge::Change::from_bytes(raw.0).map_err(|error| Problem::internal(&error))?);
     }
     let mut document = automerge::Automerge::new();
     document.apply_changes(changes).map_err(|error| Problem::internal(&error))?;
@@ -179,27 +246,17 @@ fn save(store: &Store, logs: &[(Actor, LogState)]) -> Result<Vec<u8>, Problem> {
 
 /// Checks every stored change of a document: bytes, hash, chain and signatures.
 pub(super) async fn verify(State(api): State<Api>, Query(query): Query<DocumentQuery>) -> Result<Json<Value>, Problem> {
-    let word = query.document;
-    let (document, logs, fleet) = api
-        .agent
-        .look(move |node: &Node| -> Result<_, Problem> {
-            let document = resolve(node, &word)?;
-            let logs = logs_of(node, &document)?;
-            Ok((document, logs, node.fleet))
-        })
-        .await??;
-    let store = api.agent.store().clone();
-    let report = tokio::task::spawn_blocking(move || {
-        let logs: Vec<Value> = logs.iter().map(|(actor, log)| verify_log(&store, &fleet, actor, log)).collect();
+    let verify = |found: &Found, store: &dyn LogStore| {
+        found.check_exists()?;
+        let logs = found.logs.iter().map(|(actor, log)| verify_log(store, &found.fleet, actor, log));
+        let logs: Vec<Value> = logs.collect();
         let is_whole = logs.iter().all(|log| log["damage"].is_null());
-        json!({ "document": document.as_str(), "whole": is_whole, "logs": logs })
-    })
-    .await
-    .map_err(|error| Problem::internal(&error))?;
-    Ok(Json(report))
+        Ok(Json(json!({ "document": found.document.as_str(), "whole": is_whole, "logs": logs })))
+    };
+    read_document(&api, &query.document, verify).await
 }
 
-fn verify_log(store: &Store, fleet: &FleetId, actor: &Actor, log: &LogState) -> Value {
+fn verify_log(store: &dyn LogStore, fleet: &FleetId, actor: &Actor, log: &LogState) -> Value {
     let mut chain = ChainHash::START;
     let mut signatures = 0;
     let mut damage = Value::Null;
@@ -216,7 +273,7 @@ fn verify_log(store: &Store, fleet: &FleetId, actor: &Actor, log: &LogState) -> 
 }
 
 fn verify_change(
-    store: &Store,
+    store: &dyn LogStore,
     fleet: &FleetId,
     actor: &Actor,
     log: &LogState,

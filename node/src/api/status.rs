@@ -36,7 +36,7 @@ pub(super) fn presence_text(node: &Node, presence: Presence) -> String {
 
 fn report(node: &Node) -> Value {
     let replica = node.engine.replica();
-    let sessions = node.engine.links().count();
+    let sessions = node.engine.links().filter(|link| node.is_member(&link.device)).count();
     let mut rtts: Vec<u64> = node.engine.links().filter_map(|link| link.rtt_micros).collect();
     rtts.sort_unstable();
     let rtt_ms_p50 = rtts.get(rtts.len() / 2).map(|micros| *micros as f64 / 1000.0);

@@ -80,6 +80,7 @@ pub(super) async fn submit(State(api): State<Api>, Body(body): Body<SubmitBody>)
             "another change took this sequence number; prepare again",
             json!({ "change": hex(&stands.encode()), "signature": hex(&signature.0) }),
         )),
+        Reply::Ended => Err(Problem::gone("this node was restored since it prepared the change; prepare it again")),
         Reply::Refused(reason) => Err(Problem::refused(reason)),
         other => Err(Problem::internal(&format!("an unexpected answer: {other:?}"))),
     }

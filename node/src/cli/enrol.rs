@@ -9,6 +9,7 @@ use crdt::ticket::{Address, Ticket};
 use ed25519_dalek::SigningKey;
 
 use super::{Common, Failure, Outcome, code};
+use crate::clock::SystemClock;
 use crate::folder::{Folder, FolderError, random};
 use crate::identity::{EnrolError, FirstDevice, ask_to_join, found, genesis, join as join_fleet};
 use crate::keys::{KeyKind, Keys, Passphrase};
@@ -105,12 +106,13 @@ pub(crate) fn init(common: &Common, args: InitArgs) -> Outcome {
     let keys_dir = common.keys_dir()?;
     let root = SigningKey::from_bytes(&random());
     let operator = SigningKey::from_bytes(&random());
-    let genesis = genesis(&root);
+    let clock = SystemClock::new();
+    let genesis = genesis(&clock, &root);
     let fleet = FleetId(genesis.id().0);
     Keys::create(&keys_dir, fleet, KeyKind::Root, &root, &passphrase)?;
     Keys::create(&keys_dir, fleet, KeyKind::Operator, &operator, &passphrase)?;
     let name = device.name.clone();
-    found(&folder, genesis, &root, &operator, device)?;
+    found(&folder, &clock, genesis, &root, &operator, device)?;
     let keys = Keys::open(&keys_dir, fleet);
     note(&format!("founded fleet {fleet}, with this device as its first member {name}"));
     note(&format!("root key: {} (keep it off this device)", keys.key_path(KeyKind::Root).display()));
@@ -141,19 +143,20 @@ fn member_of(word: &str) -> Result<Address, Failure> {
 
 /// Joins with a ticket, or asks for approval.
 pub(crate) async fn join(common: &Common, args: &JoinArgs) -> Outcome {
+    let clock = SystemClock::new();
     let (name, fleet, folder) = match (&args.ticket, &args.ask, args.fleet, &args.name) {
         (Some(ticket), ..) => {
             let ticket = ticket_of(ticket)?;
             let folder = Folder::lock(&common.data_dir()?)?;
             folder.refuse_member()?;
-            (join_fleet(&folder, &ticket).await?, ticket.fleet, folder)
+            (join_fleet(&folder, &clock, &ticket).await?, ticket.fleet, folder)
         }
         (None, Some(ask), Some(fleet), Some(name)) => {
             let (member, name) = (member_of(ask)?, checked(name, "name")?);
             let folder = Folder::lock(&common.data_dir()?)?;
             folder.refuse_member()?;
             note(&format!("waiting for an operator: fleetsync member approve {name}"));
-            (ask_to_join(&folder, fleet, &member, &name).await?, fleet, folder)
+            (ask_to_join(&folder, &clock, fleet, &member, &name).await?, fleet, folder)
         }
         _ => return Err(Failure::new(code::USAGE, "a ticket is missing").hint("fleetsync join --help")),
     };

@@ -104,7 +104,7 @@ async fn member(folder: &Folder, args: &RunArgs) -> Result<NodeFile, Failure> {
         Err(FolderError::NotMember(path)) => {
             let Some(text) = ticket_from(args)? else { return Err(FolderError::NotMember(path).into()) };
             let ticket = ticket_of(&text)?;
-            let name = crate::identity::join(folder, &ticket).await?;
+            let name = crate::identity::join(folder, &SystemClock::new(), &ticket).await?;
             note(&format!("this device is now {name} of fleet {}", ticket.fleet));
             Ok(folder.node()?)
         }
@@ -211,7 +211,7 @@ async fn serve(
         agent.look(|node| node.device()).await.map_err(|error| Failure::new(code::REFUSED, error.to_string()))?;
     let telemetry = Telemetry::start(collector, plan, agent.clone(), device, explain.clone());
     let (end_api, api_ended) = oneshot::channel::<()>();
-    let api = Api { agent, explain, settings: Arc::new(settings.clone()) };
+    let api = Api::new(agent, explain, settings.clone());
     let server = tokio::spawn(api::serve(listener, api, async {
         // An error means that the sender is gone, which ends the API as well.
         let _ = api_ended.await;
@@ -222,19 +222,24 @@ async fn serve(
         () = wait_for_signal() => {}
         ended = &mut task => {
             // Nothing answers any more: better no process than one that looks alive.
-            let cause = ended.map_or_else(|error| error.to_string(), |()| "its task ended".to_owned());
-            return Err(Failure::new(code::REFUSED, "the node failed").cause(cause).hint("fleetsync run"));
+            return match ended {
+                Ok(Ok(())) => Err(failed("its task ended")),
+                Ok(Err(error)) => Err(failed(error)),
+                Err(error) => Err(failed(error)),
+            };
         }
     }
     tracing::info!("stopping");
     telemetry.stop();
     let _ = end_api.send(());
     let _ = stop.send(());
-    if let Err(error) = task.await {
-        return Err(Failure::new(code::REFUSED, "the node failed").cause(error));
-    }
+    task.await.map_err(failed)?.map_err(failed)?;
     server.abort();
     Ok(())
+}
+
+fn failed(cause: impl std::fmt::Display) -> Failure {
+    Failure::new(code::REFUSED, "the node failed").cause(cause).hint("fleetsync run")
 }
 
 /// A port that a person named must be free; any other is exchanged for a free one, which is kept.

@@ -26,6 +26,16 @@ pub(crate) struct Operator {
     key: SigningKey,
 }
 
+/// What became of a signed change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Submitted {
+    Taken,
+    /// Another change has its number.
+    Lost,
+    /// Its log ended without it.
+    Ended,
+}
+
 /// An edit that the person asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Wish {
@@ -117,11 +127,14 @@ impl Operator {
             let Some(prepared) = self.prepare(client, document, wishes).await? else { return Ok(false) };
             check(&prepared, document, wishes, &self.public()).map_err(|reason| unexpected(&reason))?;
             match self.keys.sign_change(&self.key, &prepared) {
-                Ok(signed) => {
-                    if self.submit(client, &signed).await? {
-                        return Ok(true);
+                Ok(signed) => match self.submit(client, &signed).await {
+                    Ok(Submitted::Taken) => return Ok(true),
+                    Ok(Submitted::Lost | Submitted::Ended) => {}
+                    Err(failure) => {
+                        note("the change is signed and kept; it is handed in before the next one to this node");
+                        return Err(failure);
                     }
-                }
+                },
                 // What was signed under this number before goes first.
                 Err(SignError::Other(before)) => {
                     self.submit(client, &before).await?;
@@ -166,28 +179,47 @@ impl Operator {
             note(&format!("warning: {damaged}"));
         }
         for signed in &open.entries {
-            self.submit(client, signed).await?;
+            let what = summary(signed);
+            match self.submit(client, signed).await? {
+                Submitted::Taken => note(&format!("handed in what was signed earlier and not taken then: {what}")),
+                Submitted::Lost | Submitted::Ended => {
+                    note(&format!("what was signed earlier was never taken, and cannot be any more: {what}"));
+                }
+            }
         }
         self.keys.prune()?;
         Ok(())
     }
 
-    /// Hands a signed change in; `false` where another change has its number.
-    async fn submit(&self, client: &mut Client, signed: &Signed) -> Result<bool, Failure> {
+    /// Hands a signed change in, and notes what became of it.
+    async fn submit(&self, client: &mut Client, signed: &Signed) -> Result<Submitted, Failure> {
         let body = json!({ "change": hex(&signed.change.encode()), "signature": hex(&signed.signature.0) });
         match client.post("/v1/changes/submit", &body).await {
             Ok(_) => {
                 self.keys.accepted(signed)?;
-                Ok(true)
+                Ok(Submitted::Taken)
             }
             Err(ClientError::Problem { status: 409, body, .. }) => {
                 let (winner, signature) = winner(&body).ok_or_else(|| unexpected("the conflict does not decode"))?;
                 self.keys.lost(signed, &winner, &signature)?;
-                Ok(false)
+                Ok(Submitted::Lost)
+            }
+            Err(ClientError::Problem { status: 410, .. }) => {
+                self.keys.ended(signed)?;
+                Ok(Submitted::Ended)
             }
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The document and the paths that a signed change sets.
+fn summary(signed: &Signed) -> String {
+    let paths: Vec<String> = match crdt::raw::decode(&signed.change.raw.0) {
+        Ok(change) => change.operations.into_iter().map(|operation| operation.path).collect(),
+        Err(_) => Vec::new(),
+    };
+    format!("{} {}", signed.change.log.document, paths.join(", "))
 }
 
 fn winner(problem: &Json) -> Option<(PreparedChange, SignatureBytes)> {

@@ -40,6 +40,8 @@ pub(crate) struct Signed {
     pub(crate) accepted: bool,
     /// The chain after the change that has the number instead: signed with the same key from another folder.
     pub(crate) lost_to: Option<ChainHash>,
+    /// Whether its log ended without it: the node was restored since, and goes on in other logs.
+    pub(crate) ended: bool,
 }
 
 /// What a node may not have taken yet.
@@ -64,6 +66,8 @@ struct Entry {
     accepted: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lost_to: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    ended: bool,
 }
 
 impl Signed {
@@ -74,7 +78,7 @@ impl Signed {
 
     /// Whether nothing is left to be submitted.
     fn is_settled(&self) -> bool {
-        self.accepted || self.lost_to.is_some()
+        self.accepted || self.lost_to.is_some() || self.ended
     }
 
     /// One line of JSON.
@@ -88,6 +92,7 @@ impl Signed {
             signature: hex(&self.signature.0),
             accepted: self.accepted,
             lost_to: self.lost_to.map(|chain| chain.to_string()),
+            ended: self.ended,
         };
         serde_json::to_string(&entry).expect("texts and numbers always encode") + "\n"
     }
@@ -111,7 +116,8 @@ impl Signed {
             return Err("its signature does not verify");
         }
         let lost_to = entry.lost_to.map(|chain| chain.parse().map_err(|_| "what it lost to cannot be read"));
-        Ok(Signed { actor, seq, hash, change, signature, accepted: entry.accepted, lost_to: lost_to.transpose()? })
+        let (accepted, ended) = (entry.accepted, entry.ended);
+        Ok(Signed { actor, seq, hash, change, signature, accepted, lost_to: lost_to.transpose()?, ended })
     }
 }
 
@@ -238,6 +244,7 @@ impl Keys {
             signature: sign(key, &self.fleet(), &actor, prepared.seq, &chain),
             accepted: false,
             lost_to: None,
+            ended: false,
         };
         folder::write_new(&log.path(prepared.seq), signed.to_json().as_bytes())?;
         if seqs.is_empty() {
@@ -270,6 +277,12 @@ impl Keys {
         }
         let entry = self.update(signed, |entry| entry.lost_to = (!entry.accepted).then_some(chain))?;
         if entry.lost_to == Some(chain) { Ok(()) } else { Err(SignError::NotLost(signed.seq)) }
+    }
+
+    /// Notes that a node says that the change's log ended without it. The number is never signed again all the same.
+    pub(crate) fn ended(&self, signed: &Signed) -> Result<(), KeyError> {
+        self.update(signed, |entry| entry.ended = !entry.accepted && entry.lost_to.is_none())?;
+        Ok(())
     }
 
     /// What was signed in logs on `carrier` (on any where it is `None`) and not yet accepted: the answer was lost, or

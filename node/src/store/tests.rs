@@ -537,3 +537,35 @@ fn closing_closes_for_everyone() {
     let again = Store::open(&path).unwrap();
     assert_eq!(again.get(Table::Meta, &[1]).unwrap(), Some(vec![2]));
 }
+
+#[test]
+fn a_frozen_store_does_not_change_and_ends_when_the_store_is_closed() {
+    let (_temporary, path) = folder();
+    let store = Store::open(&path).unwrap();
+    fill(&store, 0..10);
+    let closing = store
+        .frozen(|frozen| {
+            fill(&store, 10..20);
+            let mut deletion = Batch::default();
+            deletion.delete(Table::Change, 3u32.to_be_bytes());
+            store.apply(&deletion).unwrap();
+            assert_eq!((count(&store), rows(frozen, Table::Change, &[], &[0xff]).len()), (19, 10));
+            assert_eq!(frozen.get(Table::Change, &3u32.to_be_bytes()).unwrap(), Some(noise(3, 200)));
+            assert_eq!(rows(frozen, Table::Change, &2u32.to_be_bytes(), &4u32.to_be_bytes()).len(), 2);
+            let closing = std::thread::spawn({
+                let store = store.clone();
+                move || store.close()
+            });
+            let deadline = Instant::now() + Duration::from_secs(20);
+            while frozen.get(Table::Change, &[]).is_ok() {
+                assert!(Instant::now() < deadline, "a read goes on in a store that is closed");
+                std::thread::yield_now();
+            }
+            assert!(frozen.scan(Table::Change, &[], &[0xff], &mut |_, _| ControlFlow::Continue(())).is_err());
+            closing
+        })
+        .unwrap();
+    closing.join().unwrap();
+    assert!(store.frozen(|_| ()).is_err());
+    Store::open(&path).unwrap();
+}

@@ -50,6 +50,13 @@ fn a_node_of_another_fleet_that_is_dialled_gets_no_session() {
     assert_ne!(x.root_durable(), a.root_durable());
     assert_eq!(b.get("/v1/devices").as_array().unwrap().len(), 2);
     assert_eq!(x.get("/v1/devices").as_array().unwrap().len(), 2, "x and y, which never ran");
+    // What a node says of its links is of members alone: whatever else was let in up to its Hello leaves no trace.
+    for (node, name) in [(&b, "b"), (&x, "x")] {
+        let view = node.get(&format!("/v1/document?document=link/{name}"));
+        let neighbours = view["values"].as_object().unwrap().keys().filter(|path| path.starts_with("neighbour."));
+        let members = if name == "b" { 2 } else { 0 };
+        assert_eq!(neighbours.count(), members, "{view}");
+    }
 }
 
 /// Talks until the node hangs up or enough was said; whether it hung up.

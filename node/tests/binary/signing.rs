@@ -11,7 +11,7 @@ use crate::fleet::{Fleet, Node, config};
 
 /// What becomes of a submit.
 #[derive(Clone, Copy, PartialEq)]
-enum Fate {
+pub(crate) enum Fate {
     /// It does not reach the node.
     Lost,
     /// The node takes it, and its answer is lost.
@@ -21,13 +21,13 @@ enum Fate {
 }
 
 /// A socket between CLI and node that reads along, and where submits meet their fate.
-struct Proxy {
-    socket: PathBuf,
+pub(crate) struct Proxy {
+    pub(crate) socket: PathBuf,
     submits: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Proxy {
-    fn before(node: &Node, fleet: &Fleet, name: &str, fate: Fate) -> Proxy {
+    pub(crate) fn before(node: &Node, fleet: &Fleet, name: &str, fate: Fate) -> Proxy {
         let socket = fleet.path().join(name);
         let listener = UnixListener::bind(&socket).unwrap();
         let submits = Arc::new(Mutex::new(Vec::new()));
