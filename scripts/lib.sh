@@ -13,7 +13,7 @@ elif [[ $CARGO_TARGET_DIR != /* ]]; then
 fi
 export CARGO_TARGET_DIR
 
-# Never let rustup fetch a toolchain behind the person's back.
+# rustup fetches no toolchain on its own: install_rust does it, and says so.
 export RUSTUP_AUTO_INSTALL=0
 
 cargo_bin=${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
@@ -39,7 +39,7 @@ have() {
     command -v "$1" >/dev/null 2>&1
 }
 
-# Installs what the build needs and this machine lacks, then checks the Rust toolchain.
+# Installs what the build needs and this machine lacks: Debian packages, then Rust.
 install_missing() {
     local packages=()
     have clang || packages+=(clang)
@@ -54,7 +54,7 @@ install_missing() {
     if ((${#packages[@]} > 0)); then
         install_packages "${packages[@]}"
     fi
-    check_rust
+    install_rust
 }
 
 # The library that RocksDB's bindings are generated with. (The file lists are read whole: `grep -q` would end the
@@ -74,43 +74,114 @@ apt_lists_updated=
 
 # install_packages PACKAGE...: Debian packages, by apt-get.
 install_packages() {
-    local command="apt-get install -y --no-install-recommends $*" as_root=()
+    local command="apt-get install -y --no-install-recommends $*"
     have apt-get || fail "these Debian packages, or what they are called here, are missing: $*" \
         "install them with this system's package manager, then run the script again"
     if ((EUID != 0)); then
         command="sudo apt-get update && sudo $command"
         have sudo || fail "these packages are missing, and there is no sudo to install them with: $*" \
             "as root: ${command//sudo /}"
-        if [[ ! -t 0 ]] && ! sudo -n true 2>/dev/null; then
+        sudo_is_usable ||
             fail "these packages are missing, and sudo needs a password but there is no terminal: $*" "$command"
-        fi
-        as_root=(sudo)
     else
         command="apt-get update && $command"
     fi
-    if [[ -z $apt_lists_updated ]]; then
-        say "apt-get update"
-        "${as_root[@]}" apt-get update -q >&2 || fail "apt-get update did not succeed" "$command"
-        apt_lists_updated=1
-    fi
+    update_package_lists || fail "apt-get update did not succeed" "$command"
     say "apt-get install $*"
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2 ||
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$@" >&2 ||
         fail "could not install: $*" "$command"
 }
 
-# The compiler is the person's choice: it is checked, not installed.
-check_rust() {
+update_package_lists() {
+    if [[ -z $apt_lists_updated ]]; then
+        say "apt-get update"
+        as_root apt-get update -q >&2 || return
+        apt_lists_updated=1
+    fi
+}
+
+as_root() {
+    if ((EUID == 0)); then
+        "$@"
+    else
+        sudo "$@"
+    fi
+}
+
+# Whether sudo needs no password, or can ask for it.
+sudo_is_usable() {
+    have sudo && { [[ -t 0 ]] || sudo -n true 2>/dev/null; }
+}
+
+# What is installed of a toolchain, and where rustup's own installer comes from.
+toolchain_parts=(--profile minimal -c clippy -c rustfmt)
+rustup_installer=(curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs)
+
+# Sees to Rust as new as Cargo.toml wants. What is there already stays; Rust that is not rustup's is passed over.
+install_rust() {
     local wanted found
     wanted=$(sed -n 's/^rust-version = "\([0-9]*\.[0-9]*\).*/\1/p' "$repo/Cargo.toml")
-    if ! have cargo || ! have rustc; then
-        fail "Rust $wanted or newer is needed, and there is none" \
-            "install rustup, see https://rustup.rs, then: rustup toolchain install stable"
+    found=$(rust_version)
+    if version_at_least "$found" "$wanted"; then
+        return 0
     fi
-    found=$(cd "$repo" && rustc --version) || fail "rustc does not run" "rustup toolchain install stable"
-    found=${found#rustc }
-    if ! version_at_least "$found" "$wanted"; then
-        fail "Rust $wanted or newer is needed; rustc here is ${found%% *}" "rustup update stable"
+    say "Rust $wanted or newer is needed; here is ${found:-none that runs}"
+    if have rustup; then
+        install_stable
+    elif debian_has_rustup; then
+        install_packages rustup
+        install_stable
+    else
+        install_rustup
     fi
+    # Another Rust may come earlier in PATH, and an older toolchain may be the default.
+    PATH=$(dirname "$(command -v rustup)"):$PATH
+    export RUSTUP_TOOLCHAIN=stable
+    found=$(rust_version)
+    version_at_least "$found" "$wanted" ||
+        fail "Rust $wanted or newer is needed; rustup's stable is ${found:-none that runs}" "rustup update stable"
+    say "this run uses rustup's stable toolchain, rustc $found"
+}
+
+# The compiler's version; nothing where cargo or rustc is missing or does not run.
+rust_version() {
+    local version
+    if cargo --version >/dev/null 2>&1 && version=$(cd "$repo" && rustc --version 2>/dev/null); then
+        version=${version#rustc }
+        printf '%s' "${version%% *}"
+    fi
+}
+
+install_stable() {
+    say "rustup toolchain install stable ${toolchain_parts[*]}"
+    rustup toolchain install stable "${toolchain_parts[@]}" >&2 ||
+        fail "rustup could not install the stable toolchain" "rustup toolchain install stable ${toolchain_parts[*]}"
+}
+
+# Whether rustup is to come from apt: where apt has it, and nothing that it would replace.
+debian_has_rustup() {
+    if have cargo || have rustc || ! have apt-get || ! have apt-cache; then
+        return 1
+    fi
+    if ((EUID != 0)) && ! sudo_is_usable; then
+        return 1
+    fi
+    # The lists of a new machine may be empty. Where they are not, they have rustc.
+    apt_offers rustc || update_package_lists || return 1
+    apt_offers rustup
+}
+
+apt_offers() {
+    [[ $(LC_ALL=C apt-cache policy "$1" 2>/dev/null) =~ Candidate:\ *[0-9] ]]
+}
+
+# rustup and the stable toolchain by rustup's own installer, into the person's home.
+install_rustup() {
+    local arguments=(-y "${toolchain_parts[@]}" --default-toolchain stable --no-modify-path)
+    say "${rustup_installer[*]} | sh -s -- ${arguments[*]}"
+    "${rustup_installer[@]}" | RUSTUP_INIT_SKIP_PATH_CHECK=yes sh -s -- "${arguments[@]}" >&2 ||
+        fail "rustup's installer did not succeed" "${rustup_installer[*]} | sh"
+    have rustup || fail "rustup's installer left no rustup in $cargo_bin" "${rustup_installer[*]} | sh"
 }
 
 # version_at_least FOUND WANTED: by major and minor number.
