@@ -29,7 +29,7 @@ const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(3);
 const IDLE: Duration = Duration::from_secs(60);
 /// Most streams a peer may have open on a connection. A session needs two, joins and identify a few for a moment.
 const MAX_STREAMS: u32 = 64;
-/// Most inbound streams of a connection in negotiation. Further ones are reset.
+/// Most inbound streams of a connection in negotiation. Further ones wait.
 const MAX_NEGOTIATING: usize = 16;
 /// Most inbound and outbound connections being set up.
 const MAX_PENDING_IN: u32 = 64;

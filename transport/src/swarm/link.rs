@@ -55,6 +55,8 @@ struct Link {
     /// Streams that wait for the other one.
     control: Option<Stream>,
     data: Option<Stream>,
+    /// Both were there, and the handshake or the session on them is not over: there are no others.
+    meets: bool,
     /// Joins on it.
     joins: usize,
     /// The handshake's question, when it waits for our own dial.
@@ -189,6 +191,7 @@ impl Task {
             phase: Phase::Idle,
             control: None,
             data: None,
+            meets: false,
             joins: 0,
             parked: None,
             asked: None,
@@ -256,7 +259,7 @@ impl Task {
     fn place(&mut self, connection: ConnectionId, protocol: Protocol, stream: Stream) {
         let Some(link) = self.links.links.get_mut(&connection) else { return };
         let place = if protocol == Protocol::Control { &mut link.control } else { &mut link.data };
-        if !matches!(link.phase, Phase::Opening) || place.is_some() {
+        if !matches!(link.phase, Phase::Opening) || link.meets || place.is_some() {
             return;
         }
         *place = Some(stream);
@@ -264,6 +267,7 @@ impl Task {
             return;
         }
         if let (Some(control), Some(data)) = (link.control.take(), link.data.take()) {
+            link.meets = true;
             let ours = Hello { boot: self.boot, lost: self.links.lost.get(&link.peer).copied().unwrap_or(0) };
             let (dialler, judge) = (link.outbound, self.me < link.peer);
             let opened = Opened { connection, control, data, dialler, judge, ours };
@@ -352,6 +356,7 @@ impl Task {
         let (peer, outbound) = (link.peer, link.outbound);
         link.control = None;
         link.data = None;
+        link.meets = false;
         link.parked = None;
         let phase = std::mem::replace(&mut link.phase, Phase::Idle);
         let idle = link.joins == 0;

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod abuse;
+mod burst;
 mod flow;
 mod join;
 mod net;
+mod raw;
 mod restart;
 mod sessions;
