@@ -95,14 +95,12 @@ impl Neighbours {
         }
     }
 
+    /// The newest addresses come first, in the order in which the peer prefers them.
     pub(super) fn add_addresses(&mut self, peer: Key, addresses: Vec<String>) {
         let known = &mut self.peers.entry(peer).or_default().addresses;
-        for address in addresses {
-            if !known.contains(&address) {
-                known.insert(0, address);
-                known.truncate(ADDRESSES_MAX);
-            }
-        }
+        known.retain(|address| !addresses.contains(address));
+        known.splice(0..0, addresses);
+        known.truncate(ADDRESSES_MAX);
     }
 
     /// A peer was seen on the local network: members are dialled at once.
@@ -330,6 +328,17 @@ mod tests {
         assert_eq!(neighbours.poll_timeout(), None);
         neighbours.link_down(now, 7, peer(1));
         assert!(neighbours.poll_timeout().is_some_and(|at| at <= now.plus_millis(300)));
+    }
+
+    #[test]
+    fn the_newest_addresses_come_first_as_the_peer_orders_them() {
+        let mut neighbours = Neighbours::new(1);
+        let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        neighbours.add_addresses(peer(1), list(&["a", "b"]));
+        neighbours.add_addresses(peer(1), list(&["c", "b"]));
+        assert_eq!(neighbours.addresses(&peer(1)), list(&["c", "b", "a"]));
+        neighbours.add_addresses(peer(1), (0..40).map(|number| number.to_string()).collect());
+        assert_eq!(neighbours.addresses(&peer(1)).len(), ADDRESSES_MAX);
     }
 
     #[test]
