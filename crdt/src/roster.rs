@@ -4,6 +4,7 @@
 //! was stored stays stored, and the set can be read incrementally without looking back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::id::{DeviceId, FleetId, Key, StatementId};
 use crate::statement::{
@@ -98,7 +99,7 @@ pub struct OperatorState {
 #[derive(Debug, Clone)]
 pub struct Roster {
     fleet: FleetId,
-    entries: BTreeMap<StatementId, Entry>,
+    entries: BTreeMap<StatementId, Arc<Entry>>,
     /// (Kind, subject) → the statements in force that none in force replaces, the one that is read first.
     standing: BTreeMap<(String, String), Vec<StatementId>>,
     /// What statements in force replace.
@@ -247,7 +248,7 @@ impl Roster {
         let in_force = self.is_in_force(&signed, &body);
         let version = signed.statement().version;
         let was_in_force = self.entries.get(&id).is_some_and(|entry| entry.in_force);
-        self.entries.insert(id, Entry { signed, body: body.clone(), in_force });
+        self.entries.insert(id, Arc::new(Entry { signed, body: body.clone(), in_force }));
         if !in_force || was_in_force {
             return Vec::new();
         }
@@ -287,7 +288,7 @@ impl Roster {
             let is_ready = !entry.in_force && needs_root(&entry.body) && self.is_in_force(&entry.signed, &entry.body);
             is_ready.then_some(*id)
         }) {
-            let Some(entry) = self.entries.get_mut(&id) else { return };
+            let Some(entry) = self.entries.get_mut(&id).map(Arc::make_mut) else { return };
             entry.in_force = true;
             let (version, body) = (entry.signed.statement().version, entry.body.clone());
             self.stand(id);
@@ -364,7 +365,7 @@ impl Roster {
     /// All statements in force of a subject that none replaces; the one that is read first.
     pub fn unreplaced(&self, kind: &str, subject: &str) -> Vec<&Entry> {
         let key = (kind.to_owned(), subject.to_owned());
-        self.standing.get(&key).into_iter().flatten().filter_map(|id| self.entries.get(id)).collect()
+        self.standing.get(&key).into_iter().flatten().filter_map(|id| self.entries.get(id)).map(Arc::as_ref).collect()
     }
 
     /// Whether an operator holds a role.
@@ -499,15 +500,16 @@ impl Roster {
     }
 
     /// All statements, by id.
-    pub fn entries(&self) -> &BTreeMap<StatementId, Entry> {
+    pub fn entries(&self) -> &BTreeMap<StatementId, Arc<Entry>> {
         &self.entries
     }
 
     /// The statements that prove a device's membership to someone who knows only the fleet id, in an order in which
     /// each can be judged: roots, operators who signed, the invitation, the admission.
     pub fn chain_of(&self, device: &DeviceId) -> Vec<&SignedStatement> {
-        let of_kind =
-            |kind: &'static str| self.entries.values().filter(move |entry| entry.body.kind() == kind && entry.in_force);
+        let of_kind = |kind: &'static str| {
+            self.entries.values().map(Arc::as_ref).filter(move |entry| entry.body.kind() == kind && entry.in_force)
+        };
         let mut chain: Vec<&Entry> = of_kind("root").collect();
         chain.sort_by_key(|entry| entry.signed.statement().version);
         let Some((admission, body)) = self.admission_of(device) else { return Vec::new() };

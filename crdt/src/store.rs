@@ -194,43 +194,53 @@ impl LogStore for Staged<'_> {
         if from >= to {
             return Ok(());
         }
-        let mut staged = self
-            .batch
-            .writes
-            .range((table, from.to_vec())..(table, to.to_vec()))
-            .map(|((_, key), value)| (key, value))
-            .peekable();
-        if staged.peek().is_none() {
-            return self.base.scan(table, from, to, visit);
-        }
-        let mut stopped = false;
-        self.base.scan(table, from, to, &mut |key, value| {
-            while let Some((staged_key, staged_value)) = staged.next_if(|(staged_key, _)| staged_key.as_slice() < key) {
-                if let Some(staged_value) = staged_value
-                    && visit(staged_key, staged_value).is_break()
-                {
-                    stopped = true;
-                    return ControlFlow::Break(());
-                }
-            }
-            let flow = match staged.next_if(|(staged_key, _)| staged_key.as_slice() == key) {
-                Some((_, None)) => ControlFlow::Continue(()),
-                Some((_, Some(staged_value))) => visit(key, staged_value),
-                None => visit(key, value),
-            };
-            stopped = flow.is_break();
-            flow
-        })?;
-        for (key, value) in staged {
-            if stopped {
-                break;
-            }
-            if let Some(value) = value {
-                stopped = visit(key, value).is_break();
-            }
-        }
-        Ok(())
+        let over = self.batch.writes.range((table, from.to_vec())..(table, to.to_vec()));
+        let over = over.map(|((_, key), value)| (key.as_slice(), value.as_deref()));
+        scan_over(self.base, over, table, from, to, visit)
     }
+}
+
+/// Scans a store seen through newer rows: `over` has keys of the range, ascending, with their values, none where the key
+/// is deleted.
+pub fn scan_over<'a>(
+    base: &dyn LogStore,
+    over: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    table: Table,
+    from: &[u8],
+    to: &[u8],
+    visit: &mut Visit<'_>,
+) -> Result<(), StoreError> {
+    let mut over = over.peekable();
+    if over.peek().is_none() {
+        return base.scan(table, from, to, visit);
+    }
+    let mut stopped = false;
+    base.scan(table, from, to, &mut |key, value| {
+        while let Some((newer, newer_value)) = over.next_if(|(newer, _)| *newer < key) {
+            if let Some(newer_value) = newer_value
+                && visit(newer, newer_value).is_break()
+            {
+                stopped = true;
+                return ControlFlow::Break(());
+            }
+        }
+        let flow = match over.next_if(|(newer, _)| *newer == key) {
+            Some((_, None)) => ControlFlow::Continue(()),
+            Some((_, Some(newer_value))) => visit(key, newer_value),
+            None => visit(key, value),
+        };
+        stopped = flow.is_break();
+        flow
+    })?;
+    for (key, value) in over {
+        if stopped {
+            break;
+        }
+        if let Some(value) = value {
+            stopped = visit(key, value).is_break();
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -295,11 +295,17 @@ pub struct Engine {
 impl Engine {
     /// Opens the engine on what a store holds.
     pub fn open(config: Config, store: &dyn LogStore) -> Result<Engine, OpenError> {
-        let device = Key(config.key.verifying_key().to_bytes()).device();
         let mut random = config.seed;
         let generation = next_random(&mut random);
         let replica = Replica::open(config.fleet, store, generation)?;
-        Ok(Engine {
+        Ok(Engine::on(Config { seed: random, ..config }, replica))
+    }
+
+    /// The engine on a replica that was opened on the same contents: a simulator opens one for many nodes.
+    pub fn on(config: Config, replica: Replica) -> Engine {
+        let device = Key(config.key.verifying_key().to_bytes()).device();
+        let random = config.seed;
+        Engine {
             config,
             device,
             replica,
@@ -316,7 +322,7 @@ impl Engine {
             random,
             reconcile_at: Time(0),
             pump_again: false,
-        })
+        }
     }
 
     /// Takes what happened. Never panics on what a peer or a store gives.

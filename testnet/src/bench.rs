@@ -45,7 +45,7 @@ pub(crate) struct ConvergeArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(crate) enum Format {
     /// Columns for people
     Table,
     /// One JSON value
@@ -93,7 +93,7 @@ impl ConvergeArgs {
 }
 
 /// Writes to stdout; a reader that went away is no failure.
-fn print(text: &str) {
+pub(crate) fn print(text: &str) {
     let mut out = io::stdout().lock();
     // Nobody is left to be told.
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());

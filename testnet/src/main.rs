@@ -1,5 +1,7 @@
-//! The same system at several fidelities. Today: benchmarks on real `fleetsync` processes.
+//! The same system at several fidelities.
 //!
+//! * `sim`: fleets in virtual time, with every fault that we can name, and oracles that watch them
+//! * `trace`: how a change went through a simulated fleet
 //! * `bench`: the tables of the numbers that were promised, each with what the machine itself needs beside it
 
 use std::process::ExitCode;
@@ -7,6 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod sim;
 
 /// Tests and measures fleets of real nodes.
 #[derive(Parser)]
@@ -18,14 +21,22 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Simulate fleets; exit code 1 when something that must hold was breached
+    Sim(sim::SimArgs),
+    /// Print how a change reached every node of a simulated fleet
+    Trace(sim::TraceArgs),
     /// Measure; exit code 1 when a number misses its target
     #[command(subcommand)]
     Bench(bench::BenchCommand),
 }
 
 fn main() -> ExitCode {
-    let Cli { command: Command::Bench(command) } = Cli::parse();
-    match bench::run(command) {
+    let result = match Cli::parse().command {
+        Command::Sim(args) => sim::simulate(&args),
+        Command::Trace(args) => sim::show_trace(&args),
+        Command::Bench(command) => bench::run(command),
+    };
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {

@@ -233,12 +233,13 @@ impl Replica {
 
     /// The statements that may be told to others: those that the store has reported as written.
     pub(crate) fn stored_statements(&self) -> impl Iterator<Item = (&StatementId, &Entry)> {
-        self.roster.entries().iter().filter(|(id, _)| !self.unstored_statements.contains_key(id))
+        let entries = self.roster.entries().iter().map(|(id, entry)| (id, entry.as_ref()));
+        entries.filter(|(id, _)| !self.unstored_statements.contains_key(id))
     }
 
     /// A statement, where it may be told to others.
     pub(crate) fn stored_statement(&self, id: &StatementId) -> Option<&Entry> {
-        self.roster.entries().get(id).filter(|_| !self.unstored_statements.contains_key(id))
+        self.roster.entries().get(id).map(AsRef::as_ref).filter(|_| !self.unstored_statements.contains_key(id))
     }
 
     /// Takes a device's documents out of views and roots, where it is no member any more; they are kept as stranded.
