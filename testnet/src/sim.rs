@@ -56,6 +56,9 @@ pub(crate) struct SimArgs {
     /// Minutes of work and faults instead of the scenario's
     #[arg(long, value_name = "N")]
     minutes: Option<u64>,
+    /// Faults that are switched off, by their names in a scenario's file
+    #[arg(long, value_name = "FAULT,…", value_delimiter = ',')]
+    without: Vec<String>,
     /// Runs a plan that was kept of a failing seed
     #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "topology", "minutes", "mutants", "soak"])]
     replay: Option<PathBuf>,
@@ -171,6 +174,7 @@ fn scenarios(args: &SimArgs) -> anyhow::Result<Vec<Scenario>> {
             scenario.topology.clone_from(topology);
         }
         scenario.minutes = args.minutes.unwrap_or(scenario.minutes);
+        scenario.without(&args.without)?;
         scenarios.push(scenario);
     }
     Ok(scenarios)

@@ -34,6 +34,8 @@ pub(crate) enum Step {
     Remove { node: usize, operator: usize, device: usize },
     /// A device joins over a node.
     Join { node: usize, over: usize },
+    /// A device goes and never comes back; it stays a member.
+    Leave { node: usize },
     /// A line is cut; what is on its way is lost.
     Cut { line: usize },
     /// A line is whole again.
@@ -71,6 +73,7 @@ impl Step {
             | Step::Edit { node, .. }
             | Step::Crash { node, .. }
             | Step::Start { node }
+            | Step::Leave { node }
             | Step::Freeze { node, .. }
             | Step::Slow { node, .. }
             | Step::Jump { node, .. }
@@ -94,6 +97,7 @@ impl Step {
                 | Step::Label { .. }
                 | Step::Remove { .. }
                 | Step::Join { .. }
+                | Step::Leave { .. }
                 | Step::Backup { .. }
                 | Step::Start { .. }
                 | Step::Mend { .. }

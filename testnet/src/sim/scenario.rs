@@ -34,6 +34,10 @@ pub(crate) enum ScenarioError {
     Malformed(String, Box<toml::de::Error>),
     #[error("minutes must be 1 to {MINUTES_MAX}, this is {0}")]
     Minutes(u64),
+    #[error(
+        "there is no fault {0:?}; cuts, one_way, partitions, crashes, power_cuts, freezes, slow, clock_jumps, restores and byzantine are some"
+    )]
+    Fault(String),
     #[error("the scenario asks for more than {STEPS_MAX} steps; lower its rates or its minutes")]
     Steps,
     #[error(transparent)]
@@ -62,6 +66,8 @@ pub(crate) struct Work {
     pub(crate) labels: f64,
     /// Devices that are removed.
     pub(crate) removals: f64,
+    /// Devices that go and never come back, not more than a fifth of all.
+    pub(crate) leaves: f64,
     /// Devices that join, of a tenth that is no member at the start.
     pub(crate) joins: f64,
 }
@@ -151,6 +157,27 @@ impl Scenario {
             return Err(ScenarioError::Minutes(scenario.minutes));
         }
         Ok(scenario)
+    }
+
+    /// Switches faults off, by their names in a scenario's file.
+    pub(crate) fn without(&mut self, names: &[String]) -> Result<(), ScenarioError> {
+        for name in names {
+            let rate = match name.as_str() {
+                "cuts" => &mut self.faults.cuts,
+                "one_way" => &mut self.faults.one_way,
+                "partitions" => &mut self.faults.partitions,
+                "crashes" => &mut self.faults.crashes,
+                "power_cuts" => &mut self.faults.power_cuts,
+                "freezes" => &mut self.faults.freezes,
+                "slow" => &mut self.faults.slow,
+                "clock_jumps" => &mut self.faults.clock_jumps,
+                "restores" => &mut self.faults.restores,
+                "byzantine" => &mut self.faults.byzantine,
+                _ => return Err(ScenarioError::Fault(name.clone())),
+            };
+            *rate = 0.0;
+        }
+        Ok(())
     }
 
     /// The plan of this scenario with a seed.
@@ -263,6 +290,10 @@ impl Maker<'_> {
             let (node, device, operator) = (self.node(), self.node(), self.random.index(3));
             let value = format!("l{}-{number}", self.random.below(3));
             self.steps.push((at_ms, Step::Label { node, operator, device, value }));
+        }
+        for at_ms in self.moments(work.leaves)?.into_iter().take(self.nodes() / 5) {
+            let node = self.node();
+            self.steps.push((at_ms, Step::Leave { node }));
         }
         for at_ms in self.moments(work.removals)? {
             let (node, device, operator) = (self.node(), self.node(), self.random.index(3));

@@ -63,6 +63,10 @@ fn a_plan_survives_being_a_file() {
 fn scenarios_that_cannot_be_say_why() {
     let parse = |text: &str| Scenario::parse("x", text).map(|_| ()).unwrap_err().to_string();
     assert!(Scenario::load("nonsense").unwrap_err().to_string().contains("storm"));
+    let mut storm = Scenario::load("storm").unwrap();
+    assert!(storm.without(&["cats".to_owned()]).unwrap_err().to_string().contains("cuts"));
+    storm.without(&["cuts".to_owned()]).unwrap();
+    assert!(storm.plan(1).unwrap().steps.iter().all(|(_, step)| !matches!(step, plan::Step::Cut { .. })));
     assert!(parse("topology = 'lan-12'\nminutes = 0").contains("minutes"));
     assert!(parse("topology = 'lan-12'\nminutes = 1\n[faults]\ncats = 1").contains("cats"));
     let huge = Scenario::parse("x", "topology = 'lan-12'\nminutes = 600\n[work]\ntelemetry = 1000.0").unwrap();

@@ -106,6 +106,8 @@ pub(crate) struct World<'p, 'w> {
     pub(super) mutant: Option<Mutant>,
     /// Devices that someone tried to remove: whether they are members is open until that is stored.
     pub(super) targets: BTreeSet<usize>,
+    /// Devices that left for good.
+    gone: BTreeSet<usize>,
     /// Removals that were acknowledged: the device, and the node that did.
     pub(super) removals: Vec<(usize, usize)>,
     pub(super) violations: Vec<Violation>,
@@ -167,6 +169,7 @@ impl<'p, 'w> World<'p, 'w> {
             hosts,
             mutant,
             targets: BTreeSet::new(),
+            gone: BTreeSet::new(),
             removals: Vec::new(),
             violations: Vec::new(),
             stats: Stats::default(),

@@ -42,6 +42,12 @@ impl World<'_, '_> {
                 }
             }
             Step::Join { node, over } => self.join(*node, *over),
+            Step::Leave { node } => {
+                self.gone.insert(*node);
+                if self.hosts[*node].is_up() {
+                    self.die(*node, true);
+                }
+            }
             Step::Cut { line } => self.cut(*line),
             Step::Mend { line } => self.mend(*line),
             Step::Mute { line, to_first } => {
@@ -160,8 +166,9 @@ impl World<'_, '_> {
     }
 
     fn start(&mut self, node: usize) {
-        if self.hosts[node].is_up() || self.hosts[node].start == 0 {
-            return; // who has not joined has nothing to start on
+        // Who has not joined has nothing to start on.
+        if self.hosts[node].is_up() || self.hosts[node].start == 0 || self.gone.contains(&node) {
+            return;
         }
         self.boot(node);
     }
@@ -174,7 +181,7 @@ impl World<'_, '_> {
     }
 
     fn put_back(&mut self, node: usize) {
-        if self.hosts[node].backup.is_none() {
+        if self.hosts[node].backup.is_none() || self.gone.contains(&node) {
             return;
         }
         if self.hosts[node].is_up() {
@@ -208,6 +215,7 @@ pub(crate) fn name_of(step: &Step) -> &'static str {
         Step::Label { .. } => "label",
         Step::Remove { .. } => "remove",
         Step::Join { .. } => "join",
+        Step::Leave { .. } => "leave",
         Step::Cut { .. } => "cut",
         Step::Mend { .. } => "mend",
         Step::Mute { .. } => "mute",

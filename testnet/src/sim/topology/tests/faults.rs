@@ -168,6 +168,11 @@ fn fleets_with_too_many_links_or_in_parts() {
         "topology t: 2145 links of 66 nodes are too many, allowed are 64 a node on average"
     );
     assert!(Topology::parse("t", "[zones.a]\nnodes = 65\n[mesh]\nkind = \"full\"", 1).is_ok());
+    let two = "[zones.a]\nnodes = 65\n[zones.b]\nnodes = 65\n[mesh]\nkind = \"full\"\nwithin_zones = true";
+    assert_eq!(
+        fault(&format!("{two}\n[[link]]\nbetween = [\"a-0\", \"b-0\"]")),
+        "topology t: 4161 links of 130 nodes are too many, allowed are 64 a node on average"
+    );
     let huge = "[zones.a]\nnodes = 20000\n[mesh]\nkind = \"full\"";
     assert_eq!(
         fault(huge),

@@ -55,3 +55,20 @@ fn a_row_stays_a_row_and_a_mesh_no_tree() {
     assert!(mesh.lines.len() >= 36, "{} links", mesh.lines.len());
     assert!(links_of(&mesh).iter().all(|links| links.len() <= 12));
 }
+
+#[test]
+fn the_cheapest_way_counts_not_the_first() {
+    let link = |one, other, delay| {
+        format!("[[link]]\nbetween = [\"a-{one}\", \"a-{other}\"]\ndelay_ms = {delay}\n")
+    };
+    let links = [link(0, 2, 10), link(0, 3, 1), link(3, 2, 1), link(2, 1, 1)];
+    let topology = parse(&format!("[zones.a]\nnodes = 4\n[mesh]\nkind = \"listed\"\n{}", links.concat()));
+    let delays: Vec<u64> = topology.shrink_to(2).lines.iter().map(|line| line.delay_us).collect();
+    assert_eq!(delays, [3_000]);
+}
+
+#[test]
+fn nodes_that_had_one_link_get_no_more_than_they_need() {
+    let star = parse("[zones.a]\nnodes = 9\n[mesh]\nkind = \"star\"\nhubs = [\"a-8\"]");
+    assert_eq!(star.shrink_to(8).lines.len(), 7);
+}
