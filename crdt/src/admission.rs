@@ -241,7 +241,10 @@ impl Gate<'_> {
         if run.first_seq > record.seq + 1 {
             return Err(Stop::Outcome(Outcome::Waits(Wait::Log(*actor))));
         }
-        let mut chain = chain_at(staged, actor, run.first_seq - 1)?;
+        let mut chain = match run.first_seq - 1 {
+            seq if seq == record.seq => record.chain,
+            seq => chain_at(staged, actor, seq)?,
+        };
         let mut forked_at = None;
         for (seq, raw) in (run.first_seq..).zip(&run.changes) {
             let malformed = || refuse(Reason::Raw(RawError::Guard(raw::GuardError::Header)), seq);

@@ -108,11 +108,7 @@ impl PathState {
     fn read(staged: &Staged<'_>, document: &DocumentName, path: &str, past: &Past) -> Result<PathState, StoreError> {
         let leaves = read_key(staged, document, path)?.leaves;
         let size_before = visible_size(path, &leaves);
-        let visible = if leaves.iter().all(|leaf| past.contains(&leaf.id.actor, leaf.seq)) {
-            leaves.iter().filter(|leaf| leaf.value.is_some()).map(|leaf| leaf.id).collect()
-        } else {
-            visible_in(staged, document, path, past)?
-        };
+        let visible = visible_of(staged, document, path, &leaves, past)?;
         Ok(PathState { leaves, visible, size_before })
     }
 
@@ -156,6 +152,20 @@ impl PathState {
         }
         growth
     }
+}
+
+/// What is visible of a path in a past: ids ascending.
+pub(crate) fn visible_of(
+    store: &dyn LogStore,
+    document: &DocumentName,
+    path: &str,
+    leaves: &[Leaf],
+    past: &Past,
+) -> Result<Vec<OpId>, StoreError> {
+    if leaves.iter().all(|leaf| past.contains(&leaf.id.actor, leaf.seq)) {
+        return Ok(leaves.iter().filter(|leaf| leaf.value.is_some()).map(|leaf| leaf.id).collect());
+    }
+    visible_in(store, document, path, past)
 }
 
 /// What was visible of a path in a past, from its history: ids ascending.

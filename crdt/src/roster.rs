@@ -411,10 +411,9 @@ impl Roster {
         Some((self.entries.get(id)?, self.admission(id)?))
     }
 
-    /// The invitation of a one-time key.
+    /// The invitation of a one-time key, as it is read.
     pub fn invitation(&self, key: &Key) -> Option<(&Entry, &Invitation)> {
-        let id = self.invitations.get(key)?.iter().min()?;
-        let entry = self.entries.get(id)?;
+        let entry = self.read("invitation", &key.to_string())?;
         match &entry.body {
             Body::Invitation(invitation) => Some((entry, invitation)),
             _ => None,

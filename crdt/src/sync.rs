@@ -164,6 +164,19 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// The request that it makes, where it is to be answered.
+    fn request(&self) -> Option<RequestId> {
+        match self {
+            Input::Write { request, .. }
+            | Input::Prepare { request, .. }
+            | Input::Submit { request, .. }
+            | Input::Statements { request, .. } => Some(*request),
+            _ => None,
+        }
+    }
+}
+
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -290,6 +303,8 @@ pub struct Engine {
     random: u64,
     reconcile_at: Time,
     pump_again: bool,
+    /// Logs of which a stored record does not read; each is said once.
+    unreadable: BTreeSet<Actor>,
 }
 
 impl Engine {
@@ -305,7 +320,7 @@ impl Engine {
     pub fn on(config: Config, replica: Replica) -> Engine {
         let device = Key(config.key.verifying_key().to_bytes()).device();
         let random = config.seed;
-        Engine {
+        let mut engine = Engine {
             config,
             device,
             replica,
@@ -322,14 +337,24 @@ impl Engine {
             random,
             reconcile_at: Time(0),
             pump_again: false,
+            unreadable: BTreeSet::new(),
+        };
+        // An own damaged log is never continued (PROTOCOL 10).
+        if engine.replica.damaged().any(|state| engine.is_own(&state.log)) {
+            engine.draw_incarnation();
         }
+        engine
     }
 
     /// Takes what happened. Never panics on what a peer or a store gives.
     pub fn handle(&mut self, now: Time, input: Input, store: &dyn LogStore) {
         let mut staged = Staged::new(store);
         self.durability = Durability::Written;
+        let request = input.request();
         if let Err(error) = self.dispatch(now, input, &mut staged) {
+            if let Some(request) = request {
+                self.reply(request, Reply::Refused(error.to_string()));
+            }
             self.effects.push_back(Effect::Fault(error));
         }
         self.finish(now, staged, store);
@@ -345,11 +370,11 @@ impl Engine {
                 if let Some(link) = self.links.get_mut(&link) {
                     link.add_budget(channel, bytes);
                 }
-                self.pump(now, staged, Some(link))?;
+                self.pump(now, staged, Some(link));
             }
             Input::Frame { link, bytes, .. } => self.receive(now, staged, link, &bytes)?,
-            Input::Persisted(token) => self.persisted(now, staged, token)?,
-            Input::Timer => self.timer(now, staged)?,
+            Input::Persisted(token) => self.persisted(now, staged, token),
+            Input::Timer => self.timer(now, staged),
             Input::Resync => self.resync(),
             Input::Neighbours { origin, peers } => {
                 self.neighbours.insert(origin, peers);
@@ -372,12 +397,7 @@ impl Engine {
         let after = std::mem::take(&mut self.after);
         if batch.is_empty() && self.unstored.is_empty() {
             // Nothing is on its way to the store: what would wait for it follows now.
-            let mut nothing = Staged::new(store);
-            if let Err(error) = self.follow(now, &mut nothing, after) {
-                self.effects.push_back(Effect::Fault(error));
-            }
-            debug_assert!(nothing.into_batch().is_empty(), "what follows a batch writes nothing");
-            return;
+            return self.follow(now, &Staged::new(store), after);
         }
         if batch.is_empty() {
             if let Some((_, waiting)) = self.unstored.back_mut() {
@@ -391,16 +411,15 @@ impl Engine {
         self.effects.push_back(Effect::Persist { batch, token, durability: self.durability });
     }
 
-    fn persisted(&mut self, now: Time, staged: &mut Staged<'_>, token: Token) -> Result<(), StoreError> {
+    fn persisted(&mut self, now: Time, staged: &Staged<'_>, token: Token) {
         while self.unstored.front().is_some_and(|(oldest, _)| *oldest <= token) {
             if let Some((_, after)) = self.unstored.pop_front() {
-                self.follow(now, staged, after)?;
+                self.follow(now, staged, after);
             }
         }
-        Ok(())
     }
 
-    fn follow(&mut self, now: Time, staged: &mut Staged<'_>, after: Vec<After>) -> Result<(), StoreError> {
+    fn follow(&mut self, now: Time, staged: &Staged<'_>, after: Vec<After>) {
         let mut changed = false;
         for step in after {
             match step {
@@ -420,7 +439,9 @@ impl Engine {
                 After::SendClock(link, wants_answer) => self.send_clock(link, wants_answer),
             }
         }
-        if changed { self.pump(now, staged, None) } else { Ok(()) }
+        if changed {
+            self.pump(now, staged, None);
+        }
     }
 
     fn resync(&mut self) {

@@ -69,8 +69,8 @@ pub struct Scope {
 /// What a side has, in parts; the last one says so.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Clock {
-    /// Logs with the greatest sequence number.
-    pub logs: Vec<(Actor, u64)>,
+    /// Logs with the greatest sequence number and a digest of the change there, so that two sides see where one forked.
+    pub logs: Vec<(Actor, u64, u32)>,
     /// Statements with a digest of their signers.
     pub statements: Vec<(StatementId, u32)>,
     /// Whether this is the first part: what was known before is void.

@@ -184,7 +184,9 @@ impl Link {
         let deferred = self.deferred.values().map(|(until, _)| *until).min();
         let silence = if self.probed_at.is_some() { SILENCE_MS } else { PROBE_MS };
         let probe = self.heard_at.plus_millis(silence);
-        greeting.into_iter().chain(deferred).chain(self.have_by).chain([probe]).min()
+        // While the peer does not read, nothing can be said.
+        let have = self.have_by.filter(|_| self.control.is_empty());
+        greeting.into_iter().chain(deferred).chain(have).chain([probe]).min()
     }
 
     pub(super) fn summary(&self, link: LinkId) -> LinkSummary {

@@ -130,7 +130,7 @@ impl Engine {
         link.phase = Phase::Ready;
         link.touched.clear();
         link.touched_statements.clear();
-        let is_member = self.replica.standing(&link.device) == Standing::Member;
+        let is_member = self.replica.roster.standing(&link.device) == Standing::Member;
         link.lacking = self
             .replica
             .logs()
@@ -147,13 +147,11 @@ impl Engine {
     }
 
     pub(super) fn send_clock(&mut self, id: LinkId, wants_answer: bool) {
-        let logs: Vec<(Actor, u64)> = self
-            .replica
-            .logs()
-            .iter()
-            .map(|(actor, state)| (*actor, state.stored))
-            .filter(|(_, seq)| *seq > 0)
-            .collect();
+        // To who is contested or no member, logs are none of its business.
+        let is_member = self.links.get(&id).is_some_and(|link| self.is_member(&link.device));
+        let logs = self.replica.logs().iter().filter(|(_, state)| is_member && state.stored > 0);
+        let logs: Vec<(Actor, u64, u32)> =
+            logs.map(|(actor, state)| (*actor, state.stored, state.head_digest())).collect();
         let stored = self.replica.stored_statements();
         let statements: Vec<(StatementId, u32)> =
             stored.map(|(id, entry)| (*id, signers_digest(&entry.signed))).collect();
@@ -179,16 +177,26 @@ impl Engine {
             link.has.clear();
             link.statements.clear();
         }
-        for (actor, seq) in clock.logs {
+        let mut forked = Vec::new();
+        for (actor, seq, digest) in clock.logs {
             link.note_has(actor, seq);
+            let own = self.replica.logs.get(&actor).filter(|state| state.stored == seq);
+            forked.extend(own.filter(|state| state.differs(digest)).map(|_| actor));
         }
         link.statements.extend(clock.statements);
+        for actor in forked {
+            self.branch_came(Some(id), actor);
+        }
         if clock.is_last {
             if clock.wants_answer {
                 self.after.push(After::SendClock(id, false));
             }
             self.ready(id);
         }
+    }
+
+    fn is_member(&self, device: &DeviceId) -> bool {
+        self.replica.standing(device) == Standing::Member
     }
 
     /// The peer compares roots, now and then.
@@ -246,7 +254,10 @@ impl Engine {
 
     /// The peer lacks a log from `seq` + 1 on.
     pub(super) fn wanted(&mut self, id: LinkId, actor: Actor, seq: u64) {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.phase == Phase::Ready) else { return };
+        let roster = &self.replica.roster;
+        let is_entitled =
+            |link: &&mut Link| link.phase == Phase::Ready && roster.standing(&link.device) == Standing::Member;
+        let Some(link) = self.links.get_mut(&id).filter(is_entitled) else { return };
         let Some(state) = self.replica.logs.get(&actor).filter(|state| state.stored > seq) else { return };
         link.has.insert(actor, seq);
         link.lacking.insert((state.log.document.kind().class(), actor));

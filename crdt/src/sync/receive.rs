@@ -45,7 +45,7 @@ impl Engine {
                     for early in self.take_early(id) {
                         self.receive(now, staged, id, &early)?;
                     }
-                    self.pump(now, staged, Some(id))?;
+                    self.pump(now, staged, Some(id));
                 }
             }
             Ok(Some(Frame::Hello(_))) => self.fault(staged, id, peer, "the peer says Hello twice"),
@@ -53,7 +53,7 @@ impl Engine {
             Ok(Some(Frame::Clock(clock))) => {
                 self.receive_clock(id, clock);
                 self.check_claims(id);
-                self.pump(now, staged, Some(id))?;
+                self.pump(now, staged, Some(id));
             }
             Ok(Some(Frame::Have(entries))) => {
                 if let Some(link) = self.links.get_mut(&id) {
@@ -63,7 +63,7 @@ impl Engine {
             }
             Ok(Some(Frame::Want(actor, seq))) => {
                 self.wanted(id, actor, seq);
-                self.pump(now, staged, Some(id))?;
+                self.pump(now, staged, Some(id));
             }
             Ok(Some(Frame::Probe(number))) => self.send_control(id, &Frame::ProbeAnswer(number)),
             Ok(Some(Frame::ProbeAnswer(number))) => self.probe_answered(now, id, number),
@@ -223,11 +223,19 @@ impl Engine {
     }
 
     fn keep_waiting(&mut self, actor: Actor, run: Run, source: Option<LinkId>, wait: Wait) {
+        if self.is_gone(source) {
+            return;
+        }
         for Evicted { wait, actor, link } in self.pending.insert(actor, run, source, wait) {
             if let Some(link) = link {
                 self.note_evicted(wait, actor, link);
             }
         }
+    }
+
+    /// Whether a link was closed meanwhile: nothing that it brought is kept.
+    fn is_gone(&self, source: Option<LinkId>) -> bool {
+        source.is_some_and(|source| !self.links.contains_key(&source))
     }
 
     /// A link has something of a log that could not be kept: it is asked for again when what it waits for is there.
@@ -328,9 +336,7 @@ impl Engine {
 
     fn keep_statements(&mut self, waiting: Vec<Sourced>) {
         for (signed, source) in waiting {
-            // Of a link that was closed meanwhile nothing is kept.
-            let is_gone = source.is_some_and(|source| !self.links.contains_key(&source));
-            if !is_gone && !self.pending.insert_statement(signed, source) {
+            if !self.is_gone(source) && !self.pending.insert_statement(signed, source) {
                 // The comparison of roots brings it again.
                 tracing::debug!(link = ?source, "no room for a statement that waits");
             }
@@ -361,6 +367,8 @@ impl Engine {
                     self.forget_logs(&stranded);
                     if standing == Standing::Removed {
                         self.close_device(device);
+                    } else {
+                        self.reassess(device); // a contested device gets the roster only
                     }
                 }
             }

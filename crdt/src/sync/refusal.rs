@@ -50,6 +50,12 @@ impl Engine {
         match reason {
             Reason::Branch => self.branch_came(source, actor),
             Reason::Fork => self.fork_found(staged, source, log, actor, seq)?,
+            // That the peer has what counts no more is no difference.
+            Reason::Stale | Reason::Removed => {
+                if let Some(link) = source.and_then(|source| self.links.get_mut(&source)) {
+                    link.forget_log(&actor);
+                }
+            }
             reason if reason.blames_the_sender() => self.blame(source, &reason.to_string()),
             _ => {}
         }
@@ -57,7 +63,7 @@ impl Engine {
     }
 
     /// A run fits nothing that is stored of its log.
-    fn branch_came(&mut self, source: Option<LinkId>, actor: Actor) {
+    pub(super) fn branch_came(&mut self, source: Option<LinkId>, actor: Actor) {
         let Some(id) = source else { return };
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.forks.note_branch(actor) {

@@ -32,8 +32,8 @@ pub enum OpenError {
     /// A stored statement does not verify.
     #[error("the stored statement {0} is damaged")]
     Statement(StatementId),
-    /// A log's last change is missing or does not hash to the log's head.
-    #[error("the log {actor} of {document} is damaged at change {seq}")]
+    /// A log's last change is missing.
+    #[error("the log {actor} of {document} lacks its change {seq}")]
     Log {
         /// The document.
         document: DocumentName,
@@ -55,6 +55,20 @@ pub struct LogState {
     pub stored: u64,
     /// Hash of the last change.
     pub head: ChangeHash,
+}
+
+impl LogState {
+    /// Four bytes of the last change's hash; 0 while that is not stored yet.
+    pub(crate) fn head_digest(&self) -> u32 {
+        let [a, b, c, d, ..] = self.head.0;
+        if self.stored == self.seq { u32::from_be_bytes([a, b, c, d]).max(1) } else { 0 }
+    }
+
+    /// Whether a peer's digest of the same number is of another change: one of the two logs forked.
+    pub(crate) fn differs(&self, digest: u32) -> bool {
+        let own = self.head_digest();
+        own != 0 && digest != 0 && own != digest
+    }
 }
 
 /// What becomes of a statement.
@@ -81,6 +95,8 @@ pub struct Replica {
     changes: u64,
     /// Statements that are staged and not reported as written yet, with how often: they are told to nobody.
     unstored_statements: BTreeMap<StatementId, u32>,
+    /// Logs whose last change was damaged when the replica was opened.
+    damaged: Vec<Actor>,
 }
 
 impl Replica {
@@ -97,11 +113,14 @@ impl Replica {
             audit_next: read_record(store, Table::Setting, SETTING_AUDIT)?.unwrap_or(0),
             changes: 0,
             unstored_statements: BTreeMap::new(),
+            damaged: Vec::new(),
         };
         replica.load_statements(store)?;
         for record in all_logs(store)? {
-            replica.check_tail(store, &record)?;
             let actor = record.log.actor(&fleet);
+            if !replica.has_whole_tail(store, &record)? {
+                replica.damaged.push(actor);
+            }
             replica.note_log(actor, &record);
             if let Some(state) = replica.logs.get_mut(&actor) {
                 state.stored = record.seq;
@@ -134,14 +153,20 @@ impl Replica {
         Ok(())
     }
 
-    fn check_tail(&self, store: &dyn LogStore, record: &LogRecord) -> Result<(), OpenError> {
+    /// Whether a log's last change is what was admitted. One that is missing means a store that tore a batch, on which
+    /// nothing can be built; one that is there and damaged costs no more than itself: the log's head and chain stand
+    /// beside it, and others have the change.
+    fn has_whole_tail(&self, store: &dyn LogStore, record: &LogRecord) -> Result<bool, OpenError> {
         let actor = record.log.actor(&self.roster.fleet());
-        let damaged = || OpenError::Log { document: record.log.document.clone(), actor, seq: record.seq };
-        let tail: ChangeRecord = read_record(store, Table::Change, &change_key(&actor, record.seq))
-            .map_err(|_| damaged())?
-            .ok_or_else(damaged)?;
-        let is_whole = crate::raw::hash_of(&tail.raw.0) == Some(record.head) && tail.chain == record.chain;
-        if is_whole { Ok(()) } else { Err(damaged()) }
+        let missing = || OpenError::Log { document: record.log.document.clone(), actor, seq: record.seq };
+        match read_record::<ChangeRecord>(store, Table::Change, &change_key(&actor, record.seq)) {
+            Ok(tail) => {
+                let tail = tail.ok_or_else(missing)?;
+                Ok(crate::raw::hash_of(&tail.raw.0) == Some(record.head) && tail.chain == record.chain)
+            }
+            Err(StoreError::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn note_log(&mut self, actor: Actor, record: &LogRecord) {
@@ -331,6 +356,11 @@ impl Replica {
     /// Documents with their logs.
     pub fn documents(&self) -> &BTreeMap<DocumentName, Vec<Actor>> {
         &self.documents
+    }
+
+    /// Logs whose last change was damaged when the replica was opened.
+    pub fn damaged(&self) -> impl Iterator<Item = &LogState> {
+        self.damaged.iter().filter_map(|actor| self.logs.get(actor))
     }
 
     /// Changes in all logs.

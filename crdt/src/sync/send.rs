@@ -5,7 +5,7 @@ use super::link::{CONTROL_BYTES_MAX, Link, Phase, SHARE_TURN, channel_slot, sign
 use super::{Channel, DEFER_MS, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS, read_run};
 use crate::change::Run;
 use crate::id::{Actor, Time};
-use crate::store::{Staged, StoreError, Table};
+use crate::store::{Staged, Table};
 
 impl Engine {
     pub(super) fn next_reconcile(&mut self, now: Time) -> Time {
@@ -38,7 +38,7 @@ impl Engine {
     }
 
     /// Sends what links lack, as far as they take it: one link, or all.
-    pub(super) fn pump(&mut self, now: Time, staged: &Staged<'_>, only: Option<LinkId>) -> Result<(), StoreError> {
+    pub(super) fn pump(&mut self, now: Time, staged: &Staged<'_>, only: Option<LinkId>) {
         let ids: Vec<LinkId> = match only {
             Some(id) => vec![id],
             None => self.links.keys().copied().collect(),
@@ -47,14 +47,13 @@ impl Engine {
         for id in ids {
             self.pump_control(now, id);
             while sent < SEND_BYTES_MAX {
-                match self.send_next(staged, id)? {
+                match self.send_next(staged, id) {
                     0 => break,
                     bytes => sent += bytes,
                 }
             }
         }
         self.pump_again |= sent >= SEND_BYTES_MAX;
-        Ok(())
     }
 
     fn pump_control(&mut self, now: Time, id: LinkId) {
@@ -83,16 +82,23 @@ impl Engine {
     }
 
     /// Sends the next run that a peer lacks; the bytes sent, 0 when there is nothing or the link takes no more.
-    fn send_next(&mut self, staged: &Staged<'_>, id: LinkId) -> Result<usize, StoreError> {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.phase == Phase::Ready) else { return Ok(0) };
+    fn send_next(&mut self, staged: &Staged<'_>, id: LinkId) -> usize {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.phase == Phase::Ready) else { return 0 };
         link.turn += 1;
         let is_shared = link.turn.is_multiple_of(SHARE_TURN);
         while let Some((class, actor)) = if is_shared { link.lacking.last() } else { link.lacking.first() }.copied() {
             let from = link.has_of(&actor).saturating_add(1);
             let run = match self.replica.logs.get(&actor) {
-                Some(state) => read_run(staged, Table::Change, &state.log, &actor, from, state.stored)?,
-                None => None,
+                Some(state) => read_run(staged, Table::Change, &state.log, &actor, from, state.stored),
+                None => Ok(None),
             };
+            // What cannot be read here is sent by others; it keeps nothing else back.
+            let run = run.unwrap_or_else(|error| {
+                if self.unreadable.insert(actor) {
+                    self.effects.push_back(Effect::Fault(error));
+                }
+                None
+            });
             // Without a run the peer has it by now, or the signature stands at a change that is not stored yet.
             let Some(run) = run else {
                 link.lacking.remove(&(class, actor));
@@ -103,7 +109,7 @@ impl Engine {
             let bytes: usize = frames.iter().map(Vec::len).sum();
             let budget = &mut link.budget[channel_slot(Channel::Data)];
             if *budget < bytes {
-                return Ok(0);
+                return 0;
             }
             *budget -= bytes;
             let number = u32::try_from(link.names_out.len()).unwrap_or(u32::MAX);
@@ -114,12 +120,12 @@ impl Engine {
             }
             let send = |bytes| Effect::Send { link: id, channel: Channel::Data, bytes };
             self.effects.extend(frames.into_iter().map(send));
-            return Ok(bytes);
+            return bytes;
         }
-        Ok(0)
+        0
     }
 
-    pub(super) fn timer(&mut self, now: Time, staged: &Staged<'_>) -> Result<(), StoreError> {
+    pub(super) fn timer(&mut self, now: Time, staged: &Staged<'_>) {
         self.pump_again = false;
         let late: Vec<LinkId> = self
             .links
@@ -153,7 +159,7 @@ impl Engine {
             self.reconcile_at = self.next_reconcile(now);
             self.compare_with_one();
         }
-        self.pump(now, staged, None)
+        self.pump(now, staged, None);
     }
 
     /// Probes links on which nothing came for a while, and closes those that stay silent: a TCP connection to a

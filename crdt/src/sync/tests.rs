@@ -2,6 +2,7 @@
 
 mod cluster;
 mod converge;
+mod damage;
 mod fleet;
 mod forks;
 mod hostile;

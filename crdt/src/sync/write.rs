@@ -9,11 +9,14 @@ use super::{After, Edit, Engine, Reply, RequestId};
 use crate::admission::{EPOCH_CHANGES_MAX, EPOCH_RAW_BYTES_MAX, Outcome, Seal, values_hash};
 use crate::change::{LogName, PreparedChange, Run, sign};
 use crate::id::{Actor, ChainHash, Key, Time};
-use crate::index::read_key;
-use crate::raw::{Action, NewChange, OPERATIONS_MAX, OpId, Operation, TIME_MAX_S, encode, hash_of};
+use crate::index::{Past, read_key, visible_of};
+use crate::raw::{Action, DEPS_MAX, NewChange, OPERATIONS_MAX, OpId, Operation, TIME_MAX_S, encode, hash_of};
 use crate::schema::{DocumentName, Value, check_path, paths_clash};
 use crate::statement::{Role, SignatureBytes, SignedStatement, StatementParts};
-use crate::store::{ChangeRecord, Durability, LogRecord, Staged, StoreError, Table, change_key, meta_key, read_record};
+use crate::store::{
+    ChangeRecord, Durability, HashRecord, LogRecord, Staged, StoreError, Table, change_key, hash_key, meta_key,
+    read_record,
+};
 use crate::view::{self, View};
 
 /// A document of one writer starts a new epoch when its log comes this close to a limit that refuses.
@@ -75,7 +78,7 @@ impl Engine {
         let has_room = current.seq + EPOCH_MARGIN_CHANGES <= EPOCH_CHANGES_MAX
             && current.raw_bytes + EPOCH_MARGIN_BYTES <= EPOCH_RAW_BYTES_MAX;
         if current.log.incarnation == self.config.incarnation && has_room {
-            let operations = operations(staged, document, edits)?;
+            let operations = operations(staged, document, edits, &Past::Everything)?;
             return Ok(self.finish_change(current.log.clone(), Some(current), None, operations));
         }
         let values = values_of(staged, document)?;
@@ -243,15 +246,11 @@ impl Engine {
         let current: Option<LogRecord> = read_record(staged, Table::Meta, &meta_key(&actor))?;
         let siblings = self.replica.documents().get(document).map_or(&[][..], Vec::as_slice);
         let heads = view::head_records(staged, siblings)?;
+        let (heads, past) = build_on(staged, heads, current.as_ref())?;
         let max_op = heads.iter().map(|head| head.max_op).max().unwrap_or(0);
         let mut deps: Vec<_> = heads.iter().map(|head| head.head).collect();
-        if let Some(current) = &current
-            && !deps.contains(&current.head)
-        {
-            deps.push(current.head); // Automerge names the own predecessor always
-        }
         deps.sort_unstable();
-        let operations = operations(staged, document, edits)?;
+        let operations = operations(staged, document, edits, &past)?;
         Ok(self.encode_change(log, current, deps, max_op, None, operations))
     }
 
@@ -421,13 +420,48 @@ fn put(path: &str, value: Value, pred: &[OpId]) -> Option<Operation> {
     Some(Operation { path: path.to_owned(), action: Action::Put(value), pred: pred.to_vec() })
 }
 
-/// The operations that edits ask for, against what is visible now; an equal value that nothing contests writes none.
-fn operations(staged: &Staged<'_>, document: &DocumentName, edits: &[Edit]) -> Result<Vec<Operation>, StoreError> {
+/// The heads that a change builds on, its own predecessor always among them as Automerge has it, and what is in their
+/// past. A change has at most [`DEPS_MAX`] dependencies: of more heads the latest are taken, and the change is
+/// concurrent with the others.
+fn build_on(
+    staged: &Staged<'_>,
+    mut heads: Vec<LogRecord>,
+    current: Option<&LogRecord>,
+) -> Result<(Vec<LogRecord>, Past), StoreError> {
+    let is_bounded = heads.len() >= DEPS_MAX;
+    if is_bounded {
+        heads.sort_by_key(|head| std::cmp::Reverse((head.max_op, head.head)));
+        heads.truncate(DEPS_MAX - 1);
+    }
+    if let Some(current) = current.filter(|current| heads.iter().all(|head| head.head != current.head)) {
+        heads.push(current.clone());
+    }
+    if !is_bounded {
+        return Ok((heads, Past::Everything));
+    }
+    let mut clock: BTreeMap<Actor, u64> = BTreeMap::new();
+    for head in &heads {
+        let record: Option<HashRecord> = read_record(staged, Table::Hash, &hash_key(&head.head))?;
+        for (actor, seq) in record.into_iter().flat_map(|record| record.clock) {
+            let known = clock.entry(actor).or_default();
+            *known = seq.max(*known);
+        }
+    }
+    Ok((heads, Past::Clock(clock)))
+}
+
+/// The operations that edits ask for, against what is visible in a past; an equal value that nothing contests writes none.
+fn operations(
+    staged: &Staged<'_>,
+    document: &DocumentName,
+    edits: &[Edit],
+    past: &Past,
+) -> Result<Vec<Operation>, StoreError> {
     let mut operations = Vec::new();
     for edit in edits {
         let leaves = read_key(staged, document, &edit.path)?.leaves;
         let visible: Vec<_> = leaves.iter().filter(|leaf| leaf.value.is_some()).collect();
-        let pred: Vec<OpId> = visible.iter().map(|leaf| leaf.id).collect();
+        let pred = visible_of(staged, document, &edit.path, &leaves, past)?;
         match &edit.value {
             Some(value) if visible.len() == 1 && visible[0].value.as_ref() == Some(value) => {}
             Some(value) => operations.extend(put(&edit.path, value.clone(), &pred)),

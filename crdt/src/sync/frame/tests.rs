@@ -21,7 +21,7 @@ fn hello() -> Hello {
 
 fn clock() -> Clock {
     Clock {
-        logs: vec![(Actor([0xaa; 16]), 300)],
+        logs: vec![(Actor([0xaa; 16]), 300, 0x0102_0304)],
         statements: vec![(StatementId([0xcc; 32]), 0xdead_beef)],
         is_first: true,
         is_last: false,
@@ -64,7 +64,7 @@ const GOLDEN: &str = "\
 04040404040404040404040404040404040405050505050505050505050505050505050505050505050505050505050505050505050505\
 0505050505050505050505050505050505050505050505050505050105666c656574060606060606060606060606060606060606060606\
 0606060606060606060606ac02010708808010
-0201aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac0201cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccceffd\
+0201aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac028486880801cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccceffd\
 b6f50d010001
 0302aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac02bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb01
 04aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac02
@@ -114,7 +114,7 @@ fn limits_of_frames() {
     assert_eq!(decoded(have(ENTRIES_MAX + 1)), Err(FrameError::Body(3)));
     let clock = |logs, statements| {
         let statements = vec![(StatementId([1; 32]), 1); statements];
-        Frame::Clock(Clock { logs: vec![(Actor([1; 16]), 1); logs], statements, ..clock() })
+        Frame::Clock(Clock { logs: vec![(Actor([1; 16]), 1, 0); logs], statements, ..clock() })
     };
     assert_eq!(decoded(clock(ENTRIES_MAX - 1, 1)), Ok(()));
     assert_eq!(decoded(clock(ENTRIES_MAX, 1)), Err(FrameError::Body(2)));

@@ -9,7 +9,7 @@ use crate::change::sign;
 use crate::id::{Actor, DeviceId, Root, Time};
 use crate::roster::Standing;
 use crate::schema::{DocumentName, Kind, Value};
-use crate::store::{AuditRecord, Batch, Durability, MemoryStore, read_record};
+use crate::store::{AuditRecord, Batch, Durability, MemoryStore, Table, read_record};
 use crate::sync::{Changed, Channel, Config, Edit, Effect, Engine, Input, LinkId, Reply, RequestId, Token};
 use crate::view::{self, View};
 
@@ -40,6 +40,7 @@ pub(super) struct Node {
     is_frozen: bool,
     pub(super) audit: Vec<AuditRecord>,
     pub(super) closed: Vec<String>,
+    pub(super) faults: Vec<String>,
     pub(super) replies: BTreeMap<RequestId, Reply>,
     /// Acknowledged (log, seq).
     pub(super) acknowledged: BTreeMap<Actor, u64>,
@@ -101,6 +102,7 @@ impl Cluster {
                 is_frozen: false,
                 audit: Vec::new(),
                 closed: Vec::new(),
+                faults: Vec::new(),
                 replies: BTreeMap::new(),
                 acknowledged: BTreeMap::new(),
                 payload_bytes: 0,
@@ -176,7 +178,7 @@ impl Cluster {
                 Effect::Audit(record) => node.audit.push(*record),
                 Effect::Changed(Changed::Log(..) | Changed::Statement(_)) => {}
                 Effect::Incarnation(incarnation) => node.incarnation = incarnation,
-                Effect::Fault(error) => panic!("node {number}: {error}"),
+                Effect::Fault(error) => node.faults.push(error.to_string()),
             }
         }
     }
@@ -313,6 +315,14 @@ impl Cluster {
         self.nodes[number].acknowledged.clear();
     }
 
+    /// Damages what a node has stored at a key.
+    pub(super) fn damage(&mut self, number: usize, table: Table, key: Vec<u8>) {
+        let mut batch = Batch::default();
+        batch.put(table, key, vec![0xff; 8]);
+        self.nodes[number].store.apply(&batch);
+        self.nodes[number].synced.apply(&batch);
+    }
+
     /// Stops a node without ending it.
     pub(super) fn freeze(&mut self, number: usize) {
         self.nodes[number].is_frozen = true;
@@ -435,6 +445,7 @@ impl Cluster {
         self.assert_equal();
         for (number, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_up) {
             assert_eq!(node.engine.behind(), 0, "node {number} believes to lack something");
+            assert!(node.faults.is_empty(), "node {number}: {:?}", node.faults);
             assert_eq!(node.engine.pending().0, 0, "something waits on {number}");
         }
     }

@@ -54,7 +54,9 @@ fn a_node_that_sees_itself_ahead_goes_on_in_new_logs() {
 /// beyond it. It finds out and ends the forked log; everyone converges on what it says now.
 #[test]
 fn a_forked_log_is_ended_by_its_owner() {
-    for (before, after, written) in [(2, 5, 1), (2, 5, 9), (2, 60, 3), (40, 100, 90), (1, 3, 120)] {
+    for (before, after, written) in
+        [(2, 5, 1), (2, 5, 3), (2, 5, 9), (1, 90, 89), (2, 60, 3), (40, 100, 90), (1, 3, 120)]
+    {
         let mut cluster = restored(100 + written, before, after);
         let incarnation = cluster.nodes[0].incarnation;
         for value in 0..written {

@@ -147,7 +147,7 @@ fn a_clock_from_the_future_is_only_a_claim() {
     let mut cluster = pair(6);
     let actor = *cluster.nodes[0].engine.replica().logs().keys().next().unwrap();
     let clock = Clock {
-        logs: vec![(actor, u64::MAX), (crate::id::Actor([9; 16]), 5)],
+        logs: vec![(actor, u64::MAX, 0), (crate::id::Actor([9; 16]), 5, 0)],
         statements: vec![],
         is_first: true,
         is_last: true,

@@ -328,3 +328,23 @@ fn what_is_written_between_two_hellos_arrives() {
     cluster.assert_converged();
     assert_eq!(cluster.nodes[1].engine.replica().documents().len(), 2);
 }
+
+/// More nodes edit one document in a cut than a change may build on: it can be written all the same, and settles.
+#[test]
+fn a_document_of_many_heads_can_be_written() {
+    let mut cluster = Cluster::new(70, 51);
+    for number in 0..70 {
+        cluster.set(number, 0, "x", Some(Value::Int(number as i64)));
+    }
+    (1..70).for_each(|number| cluster.connect(0, number));
+    cluster.run_until_quiescent();
+    assert_eq!(cluster.view(0, &config_document())["x"].others.len(), 69);
+    for (left, value) in [(6, 1_000), (0, 2_000)] {
+        let number = usize::from(left == 0);
+        cluster.set(number, 0, "x", Some(Value::Int(value)));
+        cluster.run_until_quiescent();
+        let view = cluster.view(2, &config_document());
+        assert!(view["x"].others.len() <= left + 1, "{} others", view["x"].others.len());
+    }
+    cluster.assert_converged();
+}

@@ -5,7 +5,6 @@
 //! room. Who is left with less takes the nearest that have less than the most.
 
 use super::ground::{Ground, Purpose};
-use super::parts::Parts;
 
 /// How many of a node's best partners it looks at in a round: the mesh's passive view has 48.
 const SHORTLIST: usize = 48;
@@ -15,7 +14,8 @@ pub(super) fn degree_max(near: usize, far: usize) -> usize {
     (near + far) * 4 / 3
 }
 
-/// The links among a group, each pair with the lower number first.
+/// The links among a group, each pair with the lower number first. That they make one part is likely beyond measure and
+/// checked later, not made sure of here.
 pub(super) fn choose(ground: &Ground, group: &[usize], near: usize, far: usize) -> Vec<(usize, usize)> {
     let mut choice = Choice { ground, group, peers: vec![Vec::new(); group.len()] };
     let zones = choice.zones();
@@ -24,7 +24,6 @@ pub(super) fn choose(ground: &Ground, group: &[usize], near: usize, far: usize) 
     choice.pair_up(near, |a, b| (nearness(ground.delay_us(a, b)), ground.draw(Purpose::Near, a, b)));
     choice.pair_up(far - into_zones, |a, b| (0, ground.draw(Purpose::Far, a, b)));
     choice.fill(near + far, degree_max(near, far));
-    choice.mend(degree_max(near, far));
     choice.pairs()
 }
 
@@ -153,25 +152,6 @@ impl Choice<'_> {
                 let Some(b) = open.min_by_key(|b| (self.delay_us(a, *b), *b)) else { break };
                 self.link(a, b);
             }
-        }
-    }
-
-    /// Links the parts, where there are several, by the cheapest links, those between nodes with room before others.
-    fn mend(&mut self, most: usize) {
-        loop {
-            let mut parts = Parts::new(self.group.len());
-            for (a, peers) in self.peers.iter().enumerate() {
-                peers.iter().for_each(|b| _ = parts.join(a, *b));
-            }
-            let (inside, outside): (Vec<usize>, Vec<usize>) =
-                (0..self.group.len()).partition(|node| parts.find(*node) == 0);
-            let cost = |a: usize, b: usize| {
-                let is_full = self.peers[a].len() >= most || self.peers[b].len() >= most;
-                (is_full, self.delay_us(a, b), a, b)
-            };
-            let all = outside.iter().flat_map(|a| inside.iter().map(|b| cost(*a, *b)));
-            let Some((_, _, a, b)) = all.min() else { return };
-            self.link(a, b);
         }
     }
 
