@@ -14,7 +14,7 @@ use crdt::roster::Standing;
 use crdt::store::{AuditRecord, Durability};
 use crdt::sync::{Changed, Config, Effect, Engine, Input, Reply, RequestId, Token};
 use ed25519_dalek::SigningKey;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use transport::PeerKey;
@@ -36,7 +36,7 @@ mod tests;
 
 pub(crate) use addresses::announced;
 pub(crate) use events::NodeEvent;
-pub(crate) use joins::Wishes;
+pub(crate) use joins::{OFFLINE, Wishes};
 pub(crate) use neighbours::Neighbours;
 pub(crate) use presence::Presence;
 use sessions::Sessions;
@@ -52,6 +52,8 @@ const RESERVE_BYTES: u64 = 64 << 20;
 const SPACE_CHECK_MS: u64 = 500;
 /// Foreign changes are synced to disk at the latest after this many milliseconds.
 const GROUP_SYNC_MS: u64 = 100;
+/// Events of the mesh that are taken in a row before a request that waits has its turn.
+const MESH_EVENTS_MAX: u32 = 64;
 
 type Make = Box<dyn FnOnce(RequestId) -> Input + Send>;
 type Look = Box<dyn FnOnce(&Node) + Send>;
@@ -72,6 +74,7 @@ pub(crate) struct Stopped;
 pub(crate) struct Agent {
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<NodeEvent>,
+    restored: watch::Receiver<u64>,
     store: Store,
 }
 
@@ -110,6 +113,12 @@ impl Agent {
     /// What happens from now on.
     pub(crate) fn watch(&self) -> broadcast::Receiver<NodeEvent> {
         self.events.subscribe()
+    }
+
+    /// Changes whenever this device's documents may have got values that it wrote before its folder was put back from an
+    /// old copy, and of which this process knows nothing.
+    pub(crate) fn restored(&self) -> watch::Receiver<u64> {
+        self.restored.clone()
     }
 
     /// The store, for reads.
@@ -172,6 +181,7 @@ pub(crate) struct Node {
     next_request: u64,
     syncer: Syncer,
     events: broadcast::Sender<NodeEvent>,
+    restored: watch::Sender<u64>,
     space_check_at: Instant,
     group_sync_at: Option<Instant>,
     /// Why the node cannot go on, where that is so.
@@ -203,9 +213,21 @@ pub(crate) enum Failed {
     Replica(#[from] crdt::sync::OpenError),
 }
 
+/// What comes to the agent's task.
+struct Inbox {
+    commands: mpsc::Receiver<Command>,
+    mesh: mpsc::Receiver<transport::Event>,
+    synced: mpsc::UnboundedReceiver<Result<Ticket, WriteError>>,
+}
+
 /// Starts the agent's task. It ends when `stop` fires, or when the node cannot go on, having closed the mesh and synced
 /// the store.
 pub(crate) fn start(setup: Setup, stop: oneshot::Receiver<()>) -> Result<(Agent, JoinHandle<End>), StartError> {
+    let (agent, node, inbox) = open(setup)?;
+    Ok((agent, tokio::spawn(run(node, inbox, stop))))
+}
+
+fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
     let gatekeeper = Arc::new(Gatekeeper::default());
     gatekeeper.offline.store(setup.folder.is_offline(), Ordering::Relaxed);
     let mut mesh_config = transport::Config::new(setup.key.to_bytes(), setup.mesh.listen);
@@ -217,12 +239,18 @@ pub(crate) fn start(setup: Setup, stop: oneshot::Receiver<()>) -> Result<(Agent,
         seed: u64::from_be_bytes(crate::folder::random()),
     };
     let engine = Engine::open(config.clone(), &setup.store)?;
+    for damaged in engine.replica().damaged() {
+        let (document, seq) = (&damaged.log.document, damaged.seq);
+        tracing::error!(%document, seq, "the last change of a log is damaged on this disk; see: fleetsync doc verify {document}");
+    }
     let asked = Arc::clone(&gatekeeper);
     let (mesh, mesh_events) = transport::spawn(mesh_config, Arc::new(move |peer: &PeerKey| asked.admits(peer)))?;
-    let (commands, command_queue) = mpsc::channel(COMMANDS_MAX);
+    let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
     let (events, _) = broadcast::channel(EVENTS_MAX);
+    let (restored, restored_seen) = watch::channel(0);
     let (syncer, synced) = Syncer::start(setup.store.clone());
-    let agent = Agent { commands, events: events.clone(), store: setup.store.clone() };
+    let agent =
+        Agent { commands: command_sender, events: events.clone(), restored: restored_seen, store: setup.store.clone() };
     let now = Instant::now();
     let mut node = Node {
         engine,
@@ -245,23 +273,19 @@ pub(crate) fn start(setup: Setup, stop: oneshot::Receiver<()>) -> Result<(Agent,
         next_request: 1,
         syncer,
         events,
+        restored,
         space_check_at: now,
         group_sync_at: None,
         failure: None,
     };
     node.note_seeds();
     node.note_roster();
-    let task = tokio::spawn(run(node, command_queue, mesh_events, synced, stop));
-    Ok((agent, task))
+    Ok((agent, node, Inbox { commands, mesh: mesh_events, synced }))
 }
 
-async fn run(
-    mut node: Node,
-    mut commands: mpsc::Receiver<Command>,
-    mut mesh: mpsc::Receiver<transport::Event>,
-    mut synced: mpsc::UnboundedReceiver<Result<Ticket, WriteError>>,
-    mut stop: oneshot::Receiver<()>,
-) -> End {
+async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> End {
+    let Inbox { mut commands, mut mesh, mut synced } = inbox;
+    let mut mesh_events_in_a_row = 0;
     while node.failure.is_none() {
         let wake = node.next_wake();
         tokio::select! {
@@ -272,11 +296,24 @@ async fn run(
                 None => node.failure = Some(Failed::Syncer),
             },
             event = mesh.recv() => match event {
-                Some(event) => node.mesh_event(event),
+                Some(event) => {
+                    node.mesh_event(event);
+                    mesh_events_in_a_row += 1;
+                }
                 None => node.failure = Some(Failed::Mesh),
             },
-            Some(command) = commands.recv() => node.command(command),
+            Some(command) = commands.recv() => {
+                node.command(command);
+                mesh_events_in_a_row = 0;
+            }
             () = tokio::time::sleep_until(wake) => {}
+        }
+        if mesh_events_in_a_row >= MESH_EVENTS_MAX {
+            mesh_events_in_a_row = 0;
+            // An error means that nobody asks for anything.
+            if let Ok(command) = commands.try_recv() {
+                node.command(command);
+            }
         }
         node.timers();
     }
@@ -344,6 +381,7 @@ impl Node {
     fn keep_incarnation(&mut self, incarnation: u64) {
         tracing::warn!("peers have changes of this node that it had not: it goes on under a new incarnation");
         self.config.incarnation = incarnation;
+        self.note_restored();
         let kept = self.folder.node().and_then(|node| {
             let incarnation = crdt::id::hex(&incarnation.to_be_bytes());
             self.folder.write_node(&crate::folder::NodeFile { incarnation, ..node })
@@ -389,7 +427,8 @@ impl Node {
         }
         self.joins.clear();
         self.syncer.forget();
-        match Engine::open(self.config.clone(), &self.store) {
+        let seed = u64::from_be_bytes(crate::folder::random());
+        match Engine::open(Config { seed, ..self.config.clone() }, &self.store) {
             Ok(engine) => {
                 self.engine = engine;
                 self.note_roster();
@@ -462,9 +501,12 @@ impl Node {
         match changed {
             Changed::Log(actor, seq) => {
                 let Some(state) = self.engine.replica().logs().get(&actor) else { return };
-                let document = state.log.document.clone();
+                let (document, incarnation) = (state.log.document.clone(), state.log.incarnation);
                 if document.kind() == crdt::schema::Kind::Link {
                     self.read_link_document(&document);
+                }
+                if document.device() == Some(self.device()) && incarnation != self.config.incarnation {
+                    self.note_restored();
                 }
                 self.emit(NodeEvent::change(&document, &actor, seq));
             }
@@ -476,6 +518,12 @@ impl Node {
             }
             _ => {}
         }
+    }
+
+    /// What this device says of itself may be what it said under another incarnation: it is compared with what is so now.
+    fn note_restored(&mut self) {
+        self.restored.send_modify(|times| *times += 1);
+        self.neighbours.addresses_changed(self.now());
     }
 
     fn audited(&mut self, record: &AuditRecord) {

@@ -58,7 +58,8 @@ pub(crate) struct Problem {
     status: StatusCode,
     title: &'static str,
     detail: String,
-    extra: serde_json::Value,
+    extra: Option<Box<serde_json::Value>>,
+    hint: Option<String>,
 }
 
 impl Problem {
@@ -80,12 +81,17 @@ impl Problem {
     }
 
     fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, title, detail: detail.into(), extra: serde_json::Value::Null }
+        Problem { status, title, detail: detail.into(), extra: None, hint: None }
+    }
+
+    /// With a command that helps.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Problem {
+        Problem { hint: Some(hint.into()), ..self }
     }
 
     /// A conflict, with what stands in its way.
     pub(crate) fn conflict(detail: impl Into<String>, extra: serde_json::Value) -> Problem {
-        Problem { extra, ..Problem::new(StatusCode::CONFLICT, "conflict", detail) }
+        Problem { extra: Some(Box::new(extra)), ..Problem::new(StatusCode::CONFLICT, "conflict", detail) }
     }
 
     pub(crate) fn internal(error: &dyn std::fmt::Display) -> Problem {
@@ -113,8 +119,11 @@ impl IntoResponse for Problem {
             "status": self.status.as_u16(),
             "detail": self.detail,
         });
-        if !self.extra.is_null() {
-            body["conflict"] = self.extra;
+        if let Some(extra) = self.extra {
+            body["conflict"] = *extra;
+        }
+        if let Some(hint) = self.hint {
+            body["hint"] = hint.into();
         }
         let kind = [(header::CONTENT_TYPE, "application/problem+json")];
         (self.status, kind, body.to_string()).into_response()

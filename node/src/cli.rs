@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::{Client, ClientError};
-use crate::keys::{KeyError, Passphrase};
+use crate::keys::{KeyError, Passphrase, quoted};
 use crate::output::{Format, note};
-use crate::settings::{Settings, SettingsError};
+use crate::settings::{Origin, Settings, SettingsError, check_variables};
 
 mod config;
 mod device;
@@ -140,21 +140,26 @@ impl Failure {
 
 impl From<SettingsError> for Failure {
     fn from(error: SettingsError) -> Failure {
-        if let SettingsError::Read { path, .. } = &error {
-            let hint = format!("ls -l {}", path.display());
-            return Failure::new(code::REFUSED, "the settings cannot be read").cause(error).hint(hint);
-        }
-        Failure::new(code::USAGE, "a setting cannot be used").cause(error).hint("fleetsync node config")
+        let hint = match &error {
+            SettingsError::Read { path, .. } => {
+                let hint = format!("ls -l {}", quoted(path));
+                return Failure::new(code::REFUSED, "the settings cannot be read").cause(error).hint(hint);
+            }
+            SettingsError::Syntax { path, .. } => format!("cat {}", quoted(path)),
+            SettingsError::UnknownVariable { name } => format!("unset {name}"),
+            SettingsError::Unknown { origin, .. } | SettingsError::Value { origin, .. } => match origin {
+                Origin::File(path) => format!("cat {}", quoted(path)),
+                Origin::Environment(name) => format!("unset {name}"),
+                Origin::Flag | Origin::Default => "fleetsync run --help".to_owned(),
+            },
+        };
+        Failure::new(code::USAGE, "a setting cannot be used").cause(error).hint(hint)
     }
 }
 
 impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Failure {
-        let failure = Failure::new(code::REFUSED, error.to_string());
-        match error.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
+        Failure::new(code::REFUSED, error.to_string()).hint(error.hint())
     }
 }
 
@@ -162,7 +167,7 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         match error {
             ClientError::Unreachable { path, source } => {
-                let folder = path.parent().unwrap_or(Path::new(".")).display().to_string();
+                let folder = quoted(path.parent().unwrap_or(Path::new(".")));
                 Failure::new(code::UNREACHABLE, "no node answers")
                     .cause(format!("{}: {source}", path.display()))
                     .hint(format!("fleetsync run --data-dir {folder}"))
@@ -178,7 +183,7 @@ impl From<ClientError> for Failure {
                 };
                 let title = body["title"].as_str().unwrap_or("the node refused").to_owned();
                 let hint = body["hint"].as_str().unwrap_or(match status {
-                    404 => "fleetsync device ls, or fleetsync doc ls",
+                    404 => "fleetsync doc ls",
                     400 | 413 => "fleetsync help",
                     _ => "fleetsync status",
                 });
@@ -199,9 +204,7 @@ impl Common {
             .map(PathBuf::from)
             .or_else(home)
             .map(|folder| folder.join("fleetsync"))
-            .ok_or_else(|| {
-                Failure::new(code::USAGE, "there is no home folder").hint("name the data folder with --data-dir DIR")
-            })
+            .ok_or_else(|| Failure::new(code::USAGE, "there is no home folder").hint("fleetsync --data-dir DIR status"))
     }
 
     /// The settings of the node in that folder.
@@ -234,10 +237,8 @@ impl Common {
         match self.api.as_deref().map(|api| (api, api.strip_prefix("unix:"))) {
             None => Ok(self.data_dir()?.join("api.sock")),
             Some((_, Some(path))) => Ok(PathBuf::from(path)),
-            Some((api, None)) => {
-                Err(Failure::new(code::USAGE, format!("{api:?} is no API address"))
-                    .hint("--api unix:DATA_DIR/api.sock"))
-            }
+            Some((api, None)) => Err(Failure::new(code::USAGE, format!("{api:?} is no API address"))
+                .hint("fleetsync --api unix:DATA_DIR/api.sock status")),
         }
     }
 
@@ -270,6 +271,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 async fn dispatch(common: &Common, command: Command) -> Outcome {
+    check_variables(std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned()))?;
     match command {
         Command::Init(args) => enrol::init(common, args),
         Command::Join(args) => enrol::join(common, &args).await,

@@ -87,13 +87,23 @@ impl Fleet {
         Folder::lock(&self.folder.path().join(name)).unwrap()
     }
 
-    /// Runs the first member.
-    pub(crate) async fn found(&self, name: &str, clock: Arc<JumpingClock>) -> Running {
+    /// The folder of the first member.
+    fn found_folder(&self, name: &str, clock: &JumpingClock) -> Folder {
         let folder = self.folder(name);
         let device = FirstDevice { name: name.to_owned(), zone: "lab".to_owned(), labels: BTreeMap::new() };
-        let genesis = genesis(clock.as_ref(), &self.root);
-        found(&folder, clock.as_ref(), genesis, &self.root, &self.operator, device).unwrap();
-        Running::start(folder, clock).await
+        let genesis = genesis(clock, &self.root);
+        found(&folder, clock, genesis, &self.root, &self.operator, device).unwrap();
+        folder
+    }
+
+    /// Runs the first member.
+    pub(crate) async fn found(&self, name: &str, clock: Arc<JumpingClock>) -> Running {
+        Running::start(self.found_folder(name, &clock), clock).await
+    }
+
+    /// The first member, for a test that runs it itself.
+    pub(crate) fn founded(&self, name: &str, clock: Arc<JumpingClock>) -> Setup {
+        setup(self.found_folder(name, &clock), clock)
     }
 
     /// Runs one more member, which joins over one that runs.
@@ -162,6 +172,19 @@ impl Fleet {
     }
 }
 
+fn setup(folder: Folder, clock: Arc<JumpingClock>) -> Setup {
+    let node = folder.node().unwrap();
+    Setup {
+        store: Store::open(&folder.store()).unwrap(),
+        fleet: node.fleet.parse().unwrap(),
+        incarnation: u64::from_str_radix(&node.incarnation, 16).unwrap(),
+        key: folder.device_key().unwrap(),
+        folder,
+        clock,
+        mesh: MeshSetup { listen: Listen::loopback(), mdns: false },
+    }
+}
+
 /// A node that runs: its agent and its API, and a client of it.
 pub(crate) struct Running {
     pub(crate) device: DeviceId,
@@ -177,20 +200,9 @@ pub(crate) struct Running {
 
 impl Running {
     async fn start(folder: Folder, clock: Arc<JumpingClock>) -> Running {
-        let node = folder.node().unwrap();
-        let fleet = node.fleet.parse().unwrap();
-        let key = folder.device_key().unwrap();
-        let device = public(&key).device();
         let socket = folder.path().join("api.sock");
-        let setup = Setup {
-            store: Store::open(&folder.store()).unwrap(),
-            folder,
-            fleet,
-            incarnation: u64::from_str_radix(&node.incarnation, 16).unwrap(),
-            key,
-            clock: Arc::<JumpingClock>::clone(&clock),
-            mesh: MeshSetup { listen: Listen::loopback(), mdns: false },
-        };
+        let setup = setup(folder, Arc::clone(&clock));
+        let (fleet, device) = (setup.fleet, public(&setup.key).device());
         let (stop, stopped) = oneshot::channel();
         let (agent, task) = agent::start(setup, stopped).unwrap();
         let settings = Settings::load(&[], &|_| None, Path::new("")).unwrap();

@@ -14,13 +14,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crdt::id::{FleetId, hex, unhex};
 use crdt::ticket::Address;
 use ed25519_dalek::SigningKey;
 use serde::{Deserialize, Serialize};
+
+use crate::keys::quoted;
 
 /// The format of a data folder that this version writes.
 const FORMAT: u32 = 1;
@@ -35,29 +37,25 @@ pub(crate) enum FolderError {
     AlreadyMember(PathBuf, FleetId),
     #[error("{path} is in use by process {pid}")]
     InUse { path: PathBuf, pid: String },
-    #[error("{path} has format {found}, this version knows up to {FORMAT}")]
+    #[error("{path} has format {found}, this version knows up to {FORMAT}: a newer version of fleetsync wrote it")]
     NewerFormat { path: PathBuf, found: u32 },
-    #[error("{0} is malformed")]
+    #[error("{0} is malformed: it can be put back from a backup")]
     Malformed(PathBuf),
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
 }
 
 impl FolderError {
-    /// A command that helps, where there is one.
+    /// A command that helps.
     pub(crate) fn hint(&self) -> String {
         match self {
             FolderError::NotMember(path) => {
-                format!(
-                    "fleetsync init --name NAME --data-dir {0}, or fleetsync join TICKET --data-dir {0}",
-                    path.display()
-                )
+                format!("fleetsync init --name NAME --data-dir {}  # or join TICKET", quoted(path))
             }
-            FolderError::AlreadyMember(path, _) => format!("fleetsync run --data-dir {}", path.display()),
-            FolderError::InUse { path, .. } => format!("fleetsync status --data-dir {}", path.display()),
-            FolderError::NewerFormat { .. } => "install the version that wrote it".to_owned(),
-            FolderError::Malformed(path) => format!("restore {} from a backup", path.display()),
-            FolderError::Io { path, .. } => format!("ls -ld {}", path.display()),
+            FolderError::AlreadyMember(path, _) => format!("fleetsync run --data-dir {}", quoted(path)),
+            FolderError::InUse { path, .. } => format!("fleetsync status --data-dir {}", quoted(path)),
+            FolderError::NewerFormat { .. } => "fleetsync --version".to_owned(),
+            FolderError::Malformed(path) | FolderError::Io { path, .. } => format!("ls -ld {}", quoted(path)),
         }
     }
 }
@@ -91,12 +89,11 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Creates the folder where it is missing, and locks it.
+    /// Creates the folder where it is missing, for this user alone, and locks it. One that is there keeps its mode.
     pub(crate) fn lock(path: &Path) -> Result<Folder, FolderError> {
         let io = |source| FolderError::Io { path: path.to_owned(), source };
-        fs::create_dir_all(path).map_err(io)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(io)?;
         check_format(path)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
         let mut lock = options.read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(io)?;
@@ -196,8 +193,9 @@ impl Folder {
     }
 }
 
-/// What a folder says of itself, without locking it.
+/// What a folder says of itself, without locking or changing it.
 pub(crate) fn read_node(folder: &Path) -> Result<NodeFile, FolderError> {
+    check_format(folder)?;
     let path = folder.join("node.json");
     match fs::read_to_string(&path) {
         Ok(text) => serde_json::from_str(&text).map_err(|_| FolderError::Malformed(path)),
@@ -250,7 +248,26 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8], mode: u32) -> Result<(
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn a_new_folder_is_private_and_one_that_is_there_keeps_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        let new = folder.path().join("new");
+        let _new = Folder::lock(&new).unwrap();
+        assert_eq!(mode(&new), 0o700);
+        let known = folder.path().join("known");
+        fs::create_dir(&known).unwrap();
+        fs::set_permissions(&known, fs::Permissions::from_mode(0o755)).unwrap();
+        let _known = Folder::lock(&known).unwrap();
+        assert_eq!(mode(&known), 0o755);
+    }
 
     #[test]
     fn a_second_lock_names_the_pid() {
@@ -268,8 +285,7 @@ mod tests {
         let locked = Folder::lock(folder.path()).unwrap();
         let key = locked.device_key().unwrap();
         assert_eq!(locked.device_key().unwrap().to_bytes(), key.to_bytes());
-        let mode = fs::metadata(folder.path().join("device.key")).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(mode(&folder.path().join("device.key")), 0o600);
         fs::write(folder.path().join("device.key"), "nonsense").unwrap();
         assert!(matches!(locked.device_key(), Err(FolderError::Malformed(_))));
     }
@@ -279,5 +295,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("format"), "fleetsync 2\n").unwrap();
         assert!(matches!(Folder::lock(folder.path()), Err(FolderError::NewerFormat { found: 2, .. })));
+        assert!(matches!(read_node(folder.path()), Err(FolderError::NewerFormat { found: 2, .. })));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was written");
     }
 }

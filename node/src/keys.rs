@@ -12,7 +12,7 @@ use age::secrecy::{ExposeSecret, SecretSlice, SecretString};
 use crdt::id::{FleetId, Key, hex, unhex};
 use ed25519_dalek::SigningKey;
 
-pub(crate) use error::{KeyError, SignError};
+pub(crate) use error::{KeyError, SignError, quoted};
 pub(crate) use journal::Signed;
 pub(crate) use passphrase::Passphrase;
 

@@ -32,27 +32,55 @@ pub(crate) fn line(text: &str) {
     print(&format!("{text}\n"));
 }
 
-/// Writes a line to stderr.
+/// Writes a text to stderr, from a new line on; further lines of it are indented, so that none can pass for a note.
 pub(crate) fn note(text: &str) {
     // Where stderr is closed nobody wants to know.
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", noted(text));
 }
 
-/// JSON in the asked form: a list becomes a line an item with `jsonl`.
+fn noted(text: &str) -> String {
+    text.lines().map(escaped).collect::<Vec<_>>().join("\n  ")
+}
+
+/// A text of a device's or an operator's for a terminal: what would control the terminal, or turn the direction in which
+/// it writes (Unicode UAX #9), is shown as `\u{1b}`.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        let controls = c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        match controls {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// JSON in the asked form: a list becomes a line an item with `jsonl`. JSON itself escapes all that controls a terminal
+/// but these, which are escaped as it escapes others.
 pub(crate) fn json(value: &Value, format: Format) -> String {
-    match (format, value) {
+    let text = match (format, value) {
         (Format::Jsonl, Value::Array(items)) => items.iter().map(|item| format!("{item}\n")).collect(),
         (Format::Jsonl, value) => format!("{value}\n"),
         _ => format!("{value:#}\n"),
+    };
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => shown.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => shown.push(c),
+        }
     }
+    shown
 }
 
-/// A table without borders.
+/// A table without borders, its cells escaped.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| escaped(cell)));
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
@@ -88,18 +116,42 @@ pub(crate) fn time_text(millis: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
-/// A value as people read it.
+/// A value as people read it, escaped.
 pub(crate) fn scalar(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
+        Value::String(text) => escaped(text),
+        other => escaped(&other.to_string()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A window title, a cleared screen, a line that looks like a hint, a C1 control sequence and a turned text.
+    const HOSTILE: &str = "a\u{1b}]0;x\u{7}\u{1b}[2J\r\nhint: rm\u{9b}31m\u{202e}b";
+
+    #[test]
+    fn what_controls_a_terminal_is_escaped() {
+        let harmless = r"a\u{1b}]0;x\u{7}\u{1b}[2J\r\nhint: rm\u{9b}31m\u{202e}b";
+        assert_eq!(escaped(HOSTILE), harmless);
+        assert_eq!(escaped(harmless), harmless);
+        assert_eq!(escaped("Kühlung 30 °C 🧊"), "Kühlung 30 °C 🧊");
+        assert_eq!(scalar(&Value::from(HOSTILE)), harmless);
+        assert_eq!(table(&["NAME"], &[vec![HOSTILE.to_owned()]]), format!("NAME\n{harmless}\n"));
+        assert_eq!(
+            noted(&format!("cause: {HOSTILE}")),
+            r"cause: a\u{1b}]0;x\u{7}\u{1b}[2J".to_owned() + "\n  " + r"hint: rm\u{9b}31m\u{202e}b"
+        );
+        let value = Value::from(vec![HOSTILE]);
+        for format in [Format::Json, Format::Jsonl] {
+            let text = json(&value, format);
+            assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+            assert!(text.contains("\\u009b"), "{text}");
+        }
+        assert_eq!(serde_json::from_str::<Value>(&json(&value, Format::Json)).unwrap(), value);
+    }
 
     #[test]
     fn times_and_ages() {

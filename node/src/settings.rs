@@ -71,6 +71,8 @@ pub(crate) enum SettingsError {
     Syntax { path: PathBuf, message: String },
     #[error("{origin}: there is no setting {name}; there are {}", names())]
     Unknown { origin: Origin, name: String },
+    #[error("there is no variable {name}; there are {}", variables().join(", "))]
+    UnknownVariable { name: String },
     #[error("{origin}: {name} = {value:?}: {expected} is expected")]
     Value { origin: Origin, name: &'static str, value: String, expected: &'static str },
 }
@@ -90,6 +92,21 @@ pub(crate) struct Setting {
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     values: BTreeMap<&'static str, Setting>,
+}
+
+/// What the environment may say that is no setting: where a node is, and how a device enrols.
+const OTHER_VARIABLES: [&str; 4] = ["FLEETSYNC_DATA_DIR", "FLEETSYNC_API", "FLEETSYNC_TICKET", "FLEETSYNC_TICKET_FILE"];
+
+fn variables() -> Vec<String> {
+    let others = OTHER_VARIABLES.map(str::to_owned);
+    KNOWN.iter().map(|known| variable(known.name)).chain(others).collect()
+}
+
+/// Fails where the environment has a variable of this program's that means nothing.
+pub(crate) fn check_variables(names: impl Iterator<Item = String>) -> Result<(), SettingsError> {
+    let known = variables();
+    let unknown = names.filter(|name| name.starts_with("FLEETSYNC_") && !known.contains(name)).min();
+    unknown.map_or(Ok(()), |name| Err(SettingsError::UnknownVariable { name }))
 }
 
 fn variable(name: &str) -> String {
@@ -212,6 +229,16 @@ mod tests {
         assert_eq!(settings.parse::<u64>("telemetry.interval_min_ms", "a number").unwrap(), 5);
         assert_eq!(settings.setting("listen").origin, Origin::Default);
         assert!(load(file, &[], None).unwrap().setting("port").origin.to_string().starts_with("file "));
+    }
+
+    #[test]
+    fn unknown_variables_are_named() {
+        let check = |names: &[&str]| check_variables(names.iter().map(|name| (*name).to_owned()));
+        assert!(
+            check(&["HOME", "FLEETSYNC", "FLEETSYNC_KEYS", "FLEETSYNC_TELEMETRY_ROOT", "FLEETSYNC_TICKET"]).is_ok()
+        );
+        let error = check(&["FLEETSYNC_KEYS", "FLEETSYNC_DATADIR"]).unwrap_err().to_string();
+        assert!(error.contains("FLEETSYNC_DATADIR;") && error.contains("FLEETSYNC_DATA_DIR"), "{error}");
     }
 
     #[test]

@@ -99,9 +99,16 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
+        let mut restored = self.agent.restored();
         let mut states = KINDS.map(|kind| self.resume(kind));
         let pause = Duration::from_millis(self.plan.interval_min_ms.clamp(1, SAMPLE_MS_MAX));
         while !self.stop.load(Ordering::Relaxed) {
+            // An error means that the agent is gone, which the round finds.
+            if restored.has_changed().unwrap_or(false) {
+                // Marked as seen before the store is read, so that what comes meanwhile is read in the next round.
+                restored.mark_unchanged();
+                states = KINDS.map(|kind| self.resume(kind));
+            }
             if self.round(&mut states).is_err() {
                 return;
             }
@@ -117,7 +124,7 @@ impl Worker {
         DocumentName::of_device(kind, &self.device)
     }
 
-    /// After a restart only what differs from what was written before is significant.
+    /// After a restart, and after the folder was put back from an old copy, only what differs from what was written before is significant.
     fn resume(&self, kind: Kind) -> Significance {
         let view = view::read(self.agent.store(), &self.document(kind), "").unwrap_or_default();
         let written = view.into_iter().map(|(path, entry)| (path, entry.read.value)).collect();

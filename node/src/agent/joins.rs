@@ -13,6 +13,9 @@ use super::{Node, NodeEvent};
 /// Most wishes to join that wait; the oldest gives way.
 const WISHES_MAX: usize = 64;
 
+/// Why a member that was told to stay offline takes no joins; what is joining recognises it.
+pub(crate) const OFFLINE: &str = "it was told to stay offline";
+
 /// A device that wants to join without a ticket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wish {
@@ -53,7 +56,7 @@ impl Node {
     pub(super) fn join_request(&mut self, id: u64, peer: PeerKey, address: String, bytes: &[u8]) {
         let Some(request) = crdt::join::decode(bytes) else { return self.answer_join_bytes(id, Vec::new()) };
         if self.is_offline() {
-            let refusal = JoinRefusal::Busy("it was told to stay offline".to_owned());
+            let refusal = JoinRefusal::Busy(OFFLINE.to_owned());
             return self.answer_join(id, &JoinAnswer::Refused(refusal));
         }
         let answer = match request {

@@ -25,12 +25,17 @@ const DIAL_MS: u64 = 20_000;
 const GATHER_MS: u64 = 50;
 /// The longest damping of link reports, milliseconds.
 const DAMP_MS_MAX: u64 = 10_000;
-/// Most addresses of a peer.
+/// Most addresses of a peer, without those that mDNS found.
 const ADDRESSES_MAX: usize = 16;
+/// Most addresses of a peer that mDNS found. Anyone on the local network can say anything there.
+const FOUND_MAX: usize = 4;
 
 #[derive(Debug, Default)]
 struct Peer {
+    /// From tickets and `link` documents, which members signed.
     addresses: Vec<String>,
+    /// From mDNS, which proves nothing: they are tried after the others.
+    found: Vec<String>,
     is_member: bool,
     is_up: bool,
     failures: u32,
@@ -38,6 +43,18 @@ struct Peer {
     errors: Vec<String>,
     /// When this node's own session ended, milliseconds since 1970.
     lost_ms: Option<u64>,
+}
+
+impl Peer {
+    fn is_known_somewhere(&self) -> bool {
+        !self.addresses.is_empty() || !self.found.is_empty()
+    }
+
+    /// In the order in which they are tried.
+    fn all_addresses(&self) -> Vec<String> {
+        let found = self.found.iter().filter(|address| !self.addresses.contains(address));
+        self.addresses.iter().chain(found).cloned().collect()
+    }
 }
 
 /// What a device says of one of its neighbours.
@@ -97,19 +114,14 @@ impl Neighbours {
 
     /// The newest addresses come first, in the order in which the peer prefers them.
     pub(super) fn add_addresses(&mut self, peer: Key, addresses: Vec<String>) {
-        let known = &mut self.peers.entry(peer).or_default().addresses;
-        known.retain(|address| !addresses.contains(address));
-        known.splice(0..0, addresses);
-        known.truncate(ADDRESSES_MAX);
+        put_first(&mut self.peers.entry(peer).or_default().addresses, addresses, ADDRESSES_MAX);
     }
 
     /// A peer was seen on the local network: members are dialled at once.
     pub(super) fn discovered(&mut self, now: Time, peer: Key, addresses: Vec<String>) {
-        if self.peers.get(&peer).is_some_and(|known| known.is_member) {
-            self.add_addresses(peer, addresses);
-            if let Some(known) = self.peers.get_mut(&peer) {
-                known.next_try = known.next_try.min(now);
-            }
+        if let Some(known) = self.peers.get_mut(&peer).filter(|known| known.is_member) {
+            put_first(&mut known.found, addresses, FOUND_MAX);
+            known.next_try = known.next_try.min(now);
         }
     }
 
@@ -161,16 +173,16 @@ impl Neighbours {
 
     /// When the next dial is due.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        let waits = |peer: &&Peer| !peer.is_up && !peer.addresses.is_empty();
+        let waits = |peer: &&Peer| !peer.is_up && peer.is_known_somewhere();
         self.peers.values().filter(waits).map(|peer| peer.next_try).min()
     }
 
     fn take_due(&mut self, now: Time) -> Vec<(Key, Vec<String>)> {
         let mut due = Vec::new();
         for (key, peer) in &mut self.peers {
-            if !peer.is_up && !peer.addresses.is_empty() && peer.next_try <= now {
+            if !peer.is_up && peer.is_known_somewhere() && peer.next_try <= now {
                 peer.next_try = now.plus_millis(DIAL_MS);
-                due.push((*key, peer.addresses.clone()));
+                due.push((*key, peer.all_addresses()));
             }
         }
         due
@@ -188,7 +200,7 @@ impl Neighbours {
 
     /// Where a peer may be reached.
     pub(crate) fn addresses(&self, peer: &Key) -> Vec<String> {
-        self.peers.get(peer).map(|known| known.addresses.clone()).unwrap_or_default()
+        self.peers.get(peer).map(Peer::all_addresses).unwrap_or_default()
     }
 
     pub(super) fn addresses_changed(&mut self, now: Time) {
@@ -214,6 +226,12 @@ impl Neighbours {
         self.report_at = None;
         true
     }
+}
+
+fn put_first(known: &mut Vec<String>, newest: Vec<String>, most: usize) {
+    known.retain(|address| !newest.contains(address));
+    known.splice(0..0, newest);
+    known.truncate(most);
 }
 
 impl Node {
@@ -339,6 +357,25 @@ mod tests {
         assert_eq!(neighbours.addresses(&peer(1)), list(&["c", "b", "a"]));
         neighbours.add_addresses(peer(1), (0..40).map(|number| number.to_string()).collect());
         assert_eq!(neighbours.addresses(&peer(1)).len(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn what_mdns_finds_is_little_comes_last_and_drives_out_nothing() {
+        let mut neighbours = Neighbours::new(1);
+        let now = Time(1);
+        let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        neighbours.discovered(now, peer(1), list(&["x"]));
+        assert!(neighbours.peers.is_empty(), "a stranger");
+        neighbours.set_members(now, vec![peer(1)], &BTreeSet::new(), &BTreeSet::new());
+        neighbours.discovered(now, peer(1), list(&["x"]));
+        assert_eq!(neighbours.take_due(now), [(peer(1), list(&["x"]))], "it is dialled where nothing else is known");
+        neighbours.add_addresses(peer(1), list(&["a", "b"]));
+        for number in 0..100 {
+            neighbours.discovered(now, peer(1), (0..20).map(|part| format!("{number}.{part}")).collect());
+        }
+        assert_eq!(neighbours.addresses(&peer(1)), list(&["a", "b", "99.0", "99.1", "99.2", "99.3"]));
+        neighbours.discovered(now, peer(1), list(&["b", "y"]));
+        assert_eq!(neighbours.take_due(now), [(peer(1), list(&["a", "b", "y", "99.0", "99.1"]))]);
     }
 
     #[test]

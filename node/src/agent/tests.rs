@@ -1,4 +1,5 @@
-//! Nodes whose wall clocks are wrong: the wall clock stamps what people read, and decides nothing.
+//! Nodes whose wall clocks are wrong: the wall clock stamps what people read, and decides nothing. And a mesh that never
+//! rests.
 
 use crdt::schema::{DocumentName, Kind, Value};
 use crdt::statement::{Assigned, Body};
@@ -6,7 +7,7 @@ use serde_json::{Value as Json, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::TryRecvError;
 
-use super::NodeEvent;
+use super::{Inbox, MESH_EVENTS_MAX, NodeEvent, open, run};
 use crate::clock::Clock;
 use crate::fixture::{Fleet, JumpingClock, Running, within};
 
@@ -139,6 +140,31 @@ async fn wall_clocks_that_jump_by_years_stop_nothing() {
     converge(&mut a, &mut b).await;
     a.stop().await;
     b.stop().await;
+}
+
+/// Requests are answered while there is always one more event of the mesh.
+#[tokio::test]
+async fn a_mesh_that_never_rests_does_not_keep_requests_waiting() {
+    const EVENTS: usize = 10_000;
+    let fleet = Fleet::new();
+    let (agent, node, inbox) = open(fleet.founded("a", JumpingClock::at(TODAY_MS))).unwrap();
+    let (events, flood) = tokio::sync::mpsc::channel(EVENTS);
+    for _ in 0..EVENTS {
+        events.try_send(transport::Event::Resync).unwrap();
+    }
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let task = tokio::spawn(run(node, Inbox { mesh: flood, ..inbox }, stopped));
+    let taken_before = || {
+        let events = events.clone();
+        agent.look(move |_| events.capacity())
+    };
+    let taken = tokio::join!(taken_before(), taken_before(), taken_before());
+    for (turn, taken) in (1..).zip([taken.0, taken.1, taken.2]) {
+        let taken = taken.unwrap();
+        assert!(taken <= turn * MESH_EVENTS_MAX as usize, "{taken} events went before request {turn}");
+    }
+    stop.send(()).unwrap();
+    task.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

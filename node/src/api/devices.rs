@@ -25,11 +25,15 @@ pub(crate) fn resolve(node: &Node, word: &str) -> Result<DeviceId, Problem> {
     let by_id: Vec<DeviceId> = roster.devices().filter(|device| device.to_string().starts_with(word)).collect();
     let mut found = if by_name.is_empty() { by_id } else { by_name };
     match found.len() {
-        0 => Err(Problem::not_found(format!("no device is called {word:?} or has an id that starts so"))),
+        0 => {
+            let detail = format!("no device is called {word:?} or has an id that starts so");
+            Err(Problem::not_found(detail).hint("fleetsync device ls"))
+        }
         1 => Ok(found.remove(0)),
         _ => {
             let ids: Vec<String> = found.iter().map(ToString::to_string).collect();
-            Err(Problem::bad_request(format!("{word:?} is ambiguous: {}", ids.join(", "))))
+            let detail = format!("{word:?} is ambiguous: {}", ids.join(", "));
+            Err(Problem::bad_request(detail).hint("fleetsync device ls -o json"))
         }
     }
 }
@@ -202,7 +206,8 @@ pub(super) async fn show(
     let show = move |(asked, word): (Asked, String), store: &dyn LogStore| {
         let facts = asked.facts(store, &query.path);
         if facts.is_empty() && asked.assigned.is_empty() && !query.path.is_empty() {
-            return Err(Problem::not_found(format!("{word} has no value at {}", query.path)));
+            let detail = format!("{word} has no value at {}", query.path);
+            return Err(Problem::not_found(detail).hint(format!("fleetsync device get {}", asked.device)));
         }
         Ok(Json(json!({
             "device": asked.device.to_string(),

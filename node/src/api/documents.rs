@@ -9,7 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use crdt::change::{RawBytes, is_vouched};
 use crdt::id::{Actor, ChainHash, ChangeHash, DeviceId, FleetId};
-use crdt::schema::DocumentName;
+use crdt::schema::{DocumentName, DocumentNameError};
 use crdt::store::{ChangeRecord, LogStore, StoreError, Table, change_key, decode_record, meta_key};
 use crdt::sync::LogState;
 use crdt::view::{self, Shown, View};
@@ -34,19 +34,18 @@ pub(super) struct DocumentQuery {
 
 /// The document that a word stands for: its full name, or `kind/device` with a device's name or a prefix of its id.
 fn resolve(node: &Node, word: &str) -> Result<DocumentName, Problem> {
-    if let Ok(document) = word.parse::<DocumentName>() {
-        return Ok(document);
+    let malformed = |error: DocumentNameError| Problem::bad_request(error.to_string()).hint("fleetsync doc ls");
+    match (word.parse::<DocumentName>(), word.split_once('/')) {
+        (Ok(document), _) => Ok(document),
+        // Of a kind of which each device has documents: what stands for the device is not its id.
+        (Err(DocumentNameError::Device(_)), Some((kind, name))) => {
+            let (name, part) = name.split_once('/').map_or((name, None), |(name, part)| (name, Some(part)));
+            let device = super::devices::resolve(node, name)?;
+            let part = part.map(|part| format!("/{part}")).unwrap_or_default();
+            format!("{kind}/{device}{part}").parse().map_err(malformed)
+        }
+        (Err(error), _) => Err(malformed(error)),
     }
-    let by_device = word.split_once('/').and_then(|(kind, name)| {
-        let (name, part) = name.split_once('/').map_or((name, None), |(name, part)| (name, Some(part)));
-        let device = super::devices::resolve(node, name).ok()?;
-        let part = part.map(|part| format!("/{part}")).unwrap_or_default();
-        format!("{kind}/{device}{part}").parse().ok()
-    });
-    by_device.ok_or_else(|| match word.parse::<DocumentName>() {
-        Err(error) => Problem::bad_request(error.to_string()),
-        Ok(_) => Problem::not_found(word.to_owned()),
-    })
 }
 
 /// A document as the agent's memory had it at one moment.

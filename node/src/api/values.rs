@@ -83,6 +83,16 @@ pub(crate) fn view_to_json(view: &View, now_ms: u64, names: &dyn Fn(&Shown) -> (
 mod tests {
     use super::*;
 
+    proptest::proptest! {
+        /// A change is signed only where it has just the value that was asked for, so JSON must not round.
+        #[test]
+        fn floats_survive_json(number in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL) {
+            let text = to_json(&Value::Float(number)).to_string();
+            let read = from_json(&serde_json::from_str(&text).unwrap());
+            proptest::prop_assert_eq!(read, Some(Value::Float(number)));
+        }
+    }
+
     #[test]
     fn values_round_trip() {
         let values = [

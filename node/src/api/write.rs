@@ -51,7 +51,12 @@ pub(super) async fn prepare(State(api): State<Api>, Body(body): Body<PrepareBody
     match reply {
         Reply::Prepared(change) => Ok(Json(json!({ "change": hex(&change.encode()) }))),
         Reply::Unchanged => Ok(Json(json!({ "unchanged": true }))),
-        Reply::Refused(reason) => Err(Problem::refused(reason)),
+        Reply::Refused(reason) => {
+            let problem = Problem::refused(reason);
+            // Nothing is refused for its path or its value while nothing is taken at all.
+            let is_full = api.agent.look(|node| node.full.is_some()).await?;
+            Err(if is_full { problem } else { problem.hint("fleetsync config set --help") })
+        }
         other => Err(Problem::internal(&format!("an unexpected answer: {other:?}"))),
     }
 }

@@ -24,7 +24,7 @@ pub(crate) enum ConfigCommand {
         #[arg(long)]
         values: bool,
     },
-    /// Set a value; numbers, true, false and null are taken as such
+    /// Set a value: true, false, null and finite numbers are taken as such, all else as text; --text makes anything a text
     Set {
         /// Its name
         name: String,
@@ -55,8 +55,8 @@ pub(crate) fn value_of(word: &str, as_text: bool) -> Value {
         _ => {
             let is_number = word.starts_with(|first: char| first.is_ascii_digit() || first == '-');
             let integer = word.parse().map(Value::Int).or_else(|_| word.parse().map(Value::Uint));
-            let number = integer.or_else(|_| word.parse().map(Value::Float));
-            if is_number { number.unwrap_or_else(|_| text()) } else { text() }
+            let float = || word.parse().ok().filter(|number: &f64| number.is_finite()).map(Value::Float);
+            integer.ok().or_else(float).filter(|_| is_number).unwrap_or_else(text)
         }
     }
 }
@@ -65,7 +65,7 @@ fn document_of(name: &str) -> Result<DocumentName, Failure> {
     DocumentName::config(name).map_err(|error| {
         Failure::new(code::USAGE, format!("{name:?} is no name of a configuration"))
             .cause(error)
-            .hint("fleetsync config set camera exposure.mode auto")
+            .hint("fleetsync config set --help")
     })
 }
 
@@ -153,7 +153,11 @@ mod tests {
         assert_eq!(value_of("18446744073709551615", false), Value::Uint(u64::MAX));
         assert_eq!(value_of("1.5", false), Value::Float(1.5));
         assert_eq!(value_of("1.5.2", false), Value::Text("1.5.2".to_owned()));
-        assert_eq!(value_of("inf", false), Value::Text("inf".to_owned()));
+        assert_eq!(value_of("-2.5e-3", false), Value::Float(-0.0025));
+        // What is no finite number is a text, which is what JSON can say of it.
+        for word in ["inf", "-inf", "-infinity", "1e400", "-1e400", "nan", "-nan"] {
+            assert_eq!(value_of(word, false), Value::Text(word.to_owned()));
+        }
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! `doc`: documents as they are replicated.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 use serde_json::Value;
 
 use super::{Common, Failure, Outcome, code};
 use crate::client::{Client, encode};
-use crate::output::{Format, age, json, print, scalar, table};
+use crate::keys::quoted;
+use crate::output::{Format, age, escaped, json, print, scalar, table};
 
 /// `doc`
 #[derive(Subcommand)]
@@ -62,7 +63,8 @@ pub(crate) fn print_values(view: &Value, format: Format) {
         }
         if conflicts.is_some() {
             notes.push(format!(
-                "{path}: {} values were written without knowing of each other; read meanwhile: {} (rule: {})\n",
+                "{}: {} values were written without knowing of each other; read meanwhile: {} (rule: {})\n",
+                escaped(path),
                 conflicts.map_or(0, Vec::len) + 1,
                 scalar(&entry["value"]),
                 scalar(&entry["rule"]),
@@ -100,7 +102,9 @@ pub(crate) async fn run(common: &Common, command: DocCommand) -> Outcome {
                 Some(path) => std::fs::write(path, &bytes),
                 None => std::io::stdout().lock().write_all(&bytes),
             };
-            written.map_err(|error| Failure::new(code::REFUSED, "the export was not written").cause(error))
+            let folder = to.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+            let hint = format!("ls -ld {}", quoted(folder.unwrap_or(Path::new("."))));
+            written.map_err(|error| Failure::new(code::REFUSED, "the export was not written").cause(error).hint(hint))
         }
         DocCommand::Verify { document } => verify(common, &mut client, &document).await,
     }
@@ -172,5 +176,5 @@ async fn verify(common: &Common, client: &mut Client, document: &str) -> Outcome
     let cause = damage.map(|damage| format!("log {} change {}: {}", damage["log"], damage["seq"], damage["reason"]));
     Err(Failure::new(code::NEGATIVE, "the document is damaged on this node")
         .cause(cause.unwrap_or_default())
-        .hint("every other node has it whole: fleetsync doc verify there"))
+        .hint(format!("fleetsync doc verify {document}  # on another member, which may have it whole")))
 }

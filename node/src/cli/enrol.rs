@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use crdt::id::FleetId;
+use crdt::join::JoinRefusal;
 use crdt::statement::check_word;
 use crdt::ticket::{Address, Ticket};
 use ed25519_dalek::SigningKey;
 
 use super::{Common, Failure, Outcome, code};
+use crate::agent::OFFLINE;
 use crate::clock::SystemClock;
 use crate::folder::{Folder, FolderError, random};
 use crate::identity::{EnrolError, FirstDevice, ask_to_join, found, genesis, join as join_fleet};
@@ -60,14 +62,20 @@ impl From<EnrolError> for Failure {
     fn from(error: EnrolError) -> Failure {
         let hint = match &error {
             EnrolError::Folder(error) => error.hint(),
-            EnrolError::Unreachable(_) | EnrolError::NoAddress => {
-                "on a member: fleetsync status, then fleetsync member invite for a ticket with its addresses".to_owned()
+            EnrolError::Store(error) => return error.clone().into(),
+            EnrolError::Unreachable(_) => {
+                "fleetsync status  # on the member: whether it runs, and where it listens".to_owned()
             }
-            EnrolError::Limited => "wait a minute, then fleetsync join with the same ticket".to_owned(),
-            EnrolError::Refused(_) | EnrolError::Chain(_) => {
-                "on a member: fleetsync member invite --name NAME".to_owned()
+            EnrolError::Limited => "sleep 60; fleetsync join TICKET".to_owned(),
+            EnrolError::Refused(JoinRefusal::Busy(reason)) if reason == OFFLINE => {
+                "fleetsync node online  # on that member".to_owned()
             }
-            _ => "df -h, and the permissions of the data folder".to_owned(),
+            EnrolError::Refused(JoinRefusal::Busy(_)) => "fleetsync status  # on that member".to_owned(),
+            EnrolError::NoAddress | EnrolError::Refused(_) | EnrolError::Chain(_) => {
+                "fleetsync member invite --name NAME  # on a member, for a new ticket".to_owned()
+            }
+            EnrolError::Write(_) => "df -h".to_owned(),
+            EnrolError::Mesh(_) => "ip address".to_owned(),
         };
         Failure::new(code::REFUSED, "this device did not become a member").cause(error).hint(hint)
     }
@@ -77,7 +85,8 @@ impl From<EnrolError> for Failure {
 pub(crate) fn labels_of(words: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let mut labels = BTreeMap::new();
     for word in words {
-        let malformed = || Failure::new(code::USAGE, format!("{word:?} is no label")).hint("--label rack=b2");
+        let malformed =
+            || Failure::new(code::USAGE, format!("{word:?} is no label")).hint("fleetsync device label DEVICE rack=b2");
         let (key, value) = word.split_once('=').ok_or_else(malformed)?;
         for part in [key, value] {
             check_word(part).map_err(|error| malformed().cause(error))?;
@@ -89,7 +98,14 @@ pub(crate) fn labels_of(words: &[String]) -> Result<BTreeMap<String, String>, Fa
 
 /// Checks a name or a zone.
 pub(crate) fn checked(word: &str, what: &str) -> Result<String, Failure> {
-    check_word(word).map_err(|error| Failure::new(code::USAGE, format!("{word:?} is no {what}")).cause(error))?;
+    check_word(word).map_err(|error| {
+        let hint = match what {
+            "zone" => "fleetsync device move DEVICE --zone hall-2",
+            "label" => "fleetsync device label DEVICE rack=b2",
+            _ => "fleetsync device rename DEVICE gate-1",
+        };
+        Failure::new(code::USAGE, format!("{word:?} is no {what}")).cause(error).hint(hint)
+    })?;
     Ok(word.to_owned())
 }
 
@@ -101,9 +117,9 @@ pub(crate) fn init(common: &Common, args: InitArgs) -> Outcome {
         labels: labels_of(&args.labels)?,
     };
     let passphrase = if args.no_passphrase { Passphrase::None } else { common.passphrase()?.once()? };
+    let keys_dir = common.keys_dir()?;
     let folder = Folder::lock(&common.data_dir()?)?;
     folder.refuse_member()?;
-    let keys_dir = common.keys_dir()?;
     let root = SigningKey::from_bytes(&random());
     let operator = SigningKey::from_bytes(&random());
     let clock = SystemClock::new();
@@ -127,7 +143,7 @@ pub(crate) fn ticket_of(text: &str) -> Result<Ticket, Failure> {
     text.trim().parse().map_err(|error| {
         Failure::new(code::USAGE, "this is no ticket")
             .cause(error)
-            .hint("copy the whole line that fleetsync member invite printed")
+            .hint("fleetsync member invite --name NAME  # on a member; the whole line that it prints is the ticket")
     })
 }
 
@@ -135,7 +151,7 @@ pub(crate) fn ticket_of(text: &str) -> Result<Ticket, Failure> {
 fn member_of(word: &str) -> Result<Address, Failure> {
     let malformed = || {
         Failure::new(code::USAGE, format!("{word:?} is no member's address"))
-            .hint("fleetsync status on the member shows it: KEY@/ip4/192.0.2.1/udp/4410/quic-v1")
+            .hint("fleetsync status  # on the member; it shows KEY@/ip4/192.0.2.1/udp/4410/quic-v1")
     };
     let (peer, address) = word.split_once('@').ok_or_else(malformed)?;
     Ok(Address { peer: peer.parse().map_err(|error| malformed().cause(error))?, address: address.to_owned() })

@@ -104,7 +104,8 @@ async fn approve(common: &Common, device: &str, mut invitation: Invitation) -> O
         }
         several => {
             let ids: Vec<String> = several.iter().map(|wish| scalar(&wish["device"])).collect();
-            return Err(Failure::new(code::USAGE, format!("{device:?} is ambiguous")).cause(ids.join(", ")));
+            let failure = Failure::new(code::USAGE, format!("{device:?} is ambiguous")).cause(ids.join(", "));
+            return Err(failure.hint("fleetsync member ls -o json"));
         }
     };
     invitation.key = text(wish, "one_time")?

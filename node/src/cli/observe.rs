@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::{Common, Failure, Outcome, code};
-use crate::output::{Format, age, json, line, print, scalar, table, time_text};
+use crate::output::{Format, age, escaped, json, line, print, scalar, table, time_text};
 
 /// `events`
 #[derive(Args)]
@@ -66,7 +66,7 @@ pub(crate) async fn status(common: &Common) -> Outcome {
     }
     let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(0);
     for row in rows {
-        line(&format!("{:width$}  {}", row[0], row[1]));
+        line(&format!("{:width$}  {}", row[0], escaped(&row[1])));
     }
     Ok(())
 }
@@ -80,10 +80,10 @@ pub(crate) async fn events(common: &Common, args: EventsArgs) -> Outcome {
         match format {
             Format::Table => {
                 let time = event["time_ms"].as_u64().map_or(String::new(), time_text);
-                let detail = if event["detail"].is_null() { String::new() } else { event["detail"].to_string() };
+                let detail = if event["detail"].is_null() { String::new() } else { scalar(&event["detail"]) };
                 line(&format!("{time}  {:<10} {} {detail}", scalar(&event["event"]), scalar(&event["subject"])));
             }
-            _ => line(&event.to_string()),
+            _ => print(&json(&event, Format::Jsonl)),
         }
         left = left.saturating_sub(1);
         args.watch || left > 0
@@ -113,7 +113,9 @@ pub(crate) async fn peer(common: &Common, command: PeerCommand) -> Outcome {
             })?;
             if let Some(other) = found.next() {
                 let ids = format!("{}, {}", entry["device"], other["device"]);
-                return Err(Failure::new(code::USAGE, format!("{peer:?} is ambiguous")).cause(ids));
+                return Err(Failure::new(code::USAGE, format!("{peer:?} is ambiguous"))
+                    .cause(ids)
+                    .hint("fleetsync peer ls -o json"));
             }
             print(&json(entry, common.format()));
         }

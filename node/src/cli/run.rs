@@ -1,7 +1,8 @@
 //! `run`: the daemon.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -16,7 +17,8 @@ use super::{Common, Failure, Outcome, code};
 use crate::agent::{self, MeshSetup, Setup};
 use crate::api::{self, Api};
 use crate::clock::SystemClock;
-use crate::folder::{Folder, FolderError, NodeFile};
+use crate::folder::{Folder, FolderError, NodeFile, read_node};
+use crate::keys::quoted;
 use crate::output::note;
 use crate::settings::Settings;
 use crate::store::{OpenError, Store};
@@ -53,15 +55,17 @@ pub(crate) struct RunArgs {
 
 fn start_logging(settings: &Settings) -> Result<(), Failure> {
     let filter = settings.text("log").unwrap_or("info");
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|error| Failure::new(code::USAGE, "the log filter is malformed").cause(error).hint("--log info"))?;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        Failure::new(code::USAGE, "the log filter is malformed").cause(error).hint("fleetsync run --log info")
+    })?;
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
     match settings.text("log_format") {
         Some("json") => builder.json().init(),
         Some("text") | None => builder.init(),
         Some(other) => {
-            return Err(Failure::new(code::USAGE, format!("{other:?} is no log format")).hint("--log-format json"));
+            return Err(Failure::new(code::USAGE, format!("{other:?} is no log format"))
+                .hint("fleetsync run --log-format json"));
         }
     }
     Ok(())
@@ -69,16 +73,25 @@ fn start_logging(settings: &Settings) -> Result<(), Failure> {
 
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Failure {
-        let hint = match &error {
-            OpenError::Damaged { .. } => {
-                "move the data folder away and join again with fleetsync member invite on another member: every other \
-                 node has what this one had"
+        let failure = Failure::new(code::REFUSED, "the store cannot be opened");
+        match &error {
+            OpenError::Damaged { .. } => failure
+                .cause(format!(
+                    "{error}; moved away, the data folder can be made anew with a ticket of another member. What other \
+                     nodes have comes back then; what no other got does not: what was written here while this node was \
+                     cut off, and everything where it was the only one"
+                ))
+                .hint("fleetsync member invite --name NAME  # on another member"),
+            OpenError::NewerFormat { .. } => {
+                failure.cause(format!("{error}: a newer version of fleetsync wrote it")).hint("fleetsync --version")
             }
-            OpenError::NewerFormat { .. } => "install the version that wrote it",
-            OpenError::Permission(_) => "run as the user that owns the data folder",
-            _ => "df -h, and fleetsync status",
-        };
-        Failure::new(code::REFUSED, "the store cannot be opened").cause(error).hint(hint)
+            OpenError::Permission(path) => {
+                let hint = format!("ls -ld {}", quoted(path));
+                failure.cause(format!("{error}: run as the user that owns it")).hint(hint)
+            }
+            OpenError::Locked => failure.cause(error).hint("fleetsync status"),
+            _ => failure.cause(error).hint("df -h"),
+        }
     }
 }
 
@@ -86,10 +99,11 @@ fn ticket_from(args: &RunArgs) -> Result<Option<String>, Failure> {
     if let Some(ticket) = &args.join {
         return Ok(Some(ticket.clone()));
     }
-    if let Ok(ticket) = std::env::var("FLEETSYNC_TICKET") {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    if let Some(ticket) = variable("FLEETSYNC_TICKET") {
         return Ok(Some(ticket));
     }
-    let Ok(file) = std::env::var("FLEETSYNC_TICKET_FILE") else { return Ok(None) };
+    let Some(file) = variable("FLEETSYNC_TICKET_FILE") else { return Ok(None) };
     let text = std::fs::read_to_string(&file).map_err(|error| {
         let failure = Failure::new(code::USAGE, format!("the ticket in {file} cannot be read"));
         failure.cause(error).hint(format!("ls -l {file}"))
@@ -97,28 +111,35 @@ fn ticket_from(args: &RunArgs) -> Result<Option<String>, Failure> {
     Ok(Some(text))
 }
 
-/// What this folder is a member of; joins first where a ticket says so.
-async fn member(folder: &Folder, args: &RunArgs) -> Result<NodeFile, Failure> {
-    match folder.node() {
-        Ok(node) => Ok(node),
-        Err(FolderError::NotMember(path)) => {
-            let Some(text) = ticket_from(args)? else { return Err(FolderError::NotMember(path).into()) };
-            let ticket = ticket_of(&text)?;
-            let name = crate::identity::join(folder, &SystemClock::new(), &ticket).await?;
+/// The folder, and what it is a member of; joins first where a ticket says so. Without one a folder that is no member's
+/// is neither created nor changed.
+async fn member(path: &Path, args: &RunArgs) -> Result<(Folder, NodeFile), Failure> {
+    let ticket = match read_node(path) {
+        Ok(_) => None,
+        Err(error @ FolderError::NotMember(_)) => match ticket_from(args)? {
+            Some(text) => Some(ticket_of(&text)?),
+            None => return Err(error.into()),
+        },
+        Err(error) => return Err(error.into()),
+    };
+    let folder = Folder::lock(path)?;
+    match (folder.node(), ticket) {
+        (Err(FolderError::NotMember(_)), Some(ticket)) => {
+            let name = crate::identity::join(&folder, &SystemClock::new(), &ticket).await?;
             note(&format!("this device is now {name} of fleet {}", ticket.fleet));
-            Ok(folder.node()?)
+            let node = folder.node()?;
+            Ok((folder, node))
         }
-        Err(error) => Err(error.into()),
+        (node, _) => Ok((folder, node?)),
     }
 }
 
 fn listen_on(settings: &Settings, node: &NodeFile) -> Result<(Listen, bool), Failure> {
     let text = settings.text("listen").unwrap_or("0.0.0.0,::");
-    let ips = text
-        .split(',')
-        .map(|ip| ip.trim().parse::<IpAddr>())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| Failure::new(code::USAGE, format!("{text:?}: {error}")).hint("--listen 0.0.0.0,::"))?;
+    let ips =
+        text.split(',').map(|ip| ip.trim().parse::<IpAddr>()).collect::<Result<Vec<_>, _>>().map_err(|error| {
+            Failure::new(code::USAGE, format!("{text:?}: {error}")).hint("fleetsync run --listen 0.0.0.0,::")
+        })?;
     let asked = match settings.text("port") {
         Some(_) => Some(settings.parse::<u16>("port", "a port number")?),
         None => None,
@@ -161,8 +182,7 @@ pub(crate) async fn run(common: &Common, args: RunArgs) -> Outcome {
     let settings = common.settings(&flags)?;
     start_logging(&settings)?;
     silence_guarded_panics();
-    let folder = Folder::lock(&common.data_dir()?)?;
-    let node = member(&folder, &args).await?;
+    let (folder, node) = member(&common.data_dir()?, &args).await?;
     let fleet: FleetId = node.fleet.parse().map_err(|_| malformed(&folder))?;
     let collector = collector(&settings, fleet)?;
     let plan = Plan {
@@ -247,30 +267,48 @@ fn free_port(listen: Listen, is_fixed: bool) -> Result<Listen, Failure> {
     if listen.port == 0 {
         return pick(listen);
     }
-    let is_free = |ip: &IpAddr| {
-        std::net::UdpSocket::bind((*ip, listen.port)).is_ok() && std::net::TcpListener::bind((*ip, listen.port)).is_ok()
-    };
-    if listen.ips.iter().filter(|ip| ip.is_ipv4()).all(is_free) {
-        return Ok(listen);
+    for ip in listen.ips.iter().filter(|ip| ip.is_ipv4()) {
+        if is_free(*ip, listen.port)? {
+            continue;
+        }
+        if is_fixed {
+            return Err(Failure::new(code::REFUSED, format!("port {} is in use", listen.port))
+                .hint("fleetsync run --port 0  # for a free one"));
+        }
+        note(&format!("port {} is in use: a free one is picked and kept", listen.port));
+        return pick(listen);
     }
-    if is_fixed {
-        return Err(Failure::new(code::REFUSED, format!("port {} is in use", listen.port))
-            .hint("fleetsync run --port 0, for a free one"));
+    Ok(listen)
+}
+
+/// Whether nobody listens there, with UDP or TCP. What cannot be listened on at all is a failure.
+fn is_free(ip: IpAddr, port: u16) -> Result<bool, Failure> {
+    let bound = UdpSocket::bind((ip, port)).and_then(|_| TcpListener::bind((ip, port)));
+    match bound {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Ok(false),
+        Err(error) => {
+            let hint = match error.kind() {
+                ErrorKind::PermissionDenied => "fleetsync run --port 0  # for one that every user may have",
+                _ => "ip address  # lists the addresses of this machine",
+            };
+            Err(Failure::new(code::REFUSED, format!("the mesh cannot listen on {ip} port {port}"))
+                .cause(error)
+                .hint(hint))
+        }
     }
-    note(&format!("port {} is in use: a free one is picked and kept", listen.port));
-    pick(listen)
 }
 
 fn pick(listen: Listen) -> Result<Listen, Failure> {
     for _ in 0..32 {
         let ip = listen.ips.first().copied().unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        let Ok(socket) = std::net::UdpSocket::bind((ip, 0)) else { continue };
-        let Ok(address) = socket.local_addr() else { continue };
-        if std::net::TcpListener::bind((ip, address.port())).is_ok() {
+        is_free(ip, 0)?;
+        let Ok(address) = UdpSocket::bind((ip, 0)).and_then(|socket| socket.local_addr()) else { continue };
+        if is_free(ip, address.port())? {
             return Ok(Listen { port: address.port(), ..listen });
         }
     }
-    Err(Failure::new(code::REFUSED, "no port is free for UDP and TCP"))
+    Err(Failure::new(code::REFUSED, "no port is free for UDP and TCP").hint("ss -lntu"))
 }
 
 async fn wait_for_signal() {

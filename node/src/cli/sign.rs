@@ -46,11 +46,7 @@ pub(crate) struct Wish {
 
 impl From<SignError> for Failure {
     fn from(error: SignError) -> Failure {
-        let failure = Failure::new(code::REFUSED, "nothing was signed").cause(&error);
-        match error.hint() {
-            Some(hint) => failure.hint(hint),
-            None => failure,
-        }
+        Failure::new(code::REFUSED, "nothing was signed").cause(&error).hint(error.hint())
     }
 }
 
@@ -145,7 +141,9 @@ impl Operator {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(Failure::new(code::REFUSED, "other changes keep taking the place of this one").hint("try it again"))
+        Err(Failure::new(code::REFUSED, "other changes keep taking the place of this one")
+            .cause(format!("it lost its place {TRIES_MAX} times"))
+            .hint(format!("fleetsync doc log {document}")))
     }
 
     async fn prepare(

@@ -7,7 +7,7 @@ use crate::keys::journal::Signed;
 use crate::keys::{KeyKind, WORK_FACTOR_LOG2_MAX};
 
 /// The way on where this node's log and the journal disagree: every node has a log of its own.
-const ELSEWHERE: &str = "make the change through another node: `fleetsync --api unix:PATH …`";
+const ELSEWHERE: &str = "fleetsync --api unix:PATH config set …  # the change through another node";
 
 /// Why a key or an entry of the journal was not read or written. Nothing was signed, and no key file changed.
 #[derive(Debug, thiserror::Error)]
@@ -138,39 +138,45 @@ impl KeyError {
         |source| KeyError::Io { path: path.to_owned(), source }
     }
 
-    /// What a person can run or add, where that is known.
-    pub(crate) fn hint(&self) -> Option<String> {
-        Some(match self {
+    /// A command that helps. What follows `#` in it says what for.
+    pub(crate) fn hint(&self) -> String {
+        match self {
             KeyError::Missing { path, .. } => {
-                format!("find it with `ls {}/*/*.key`, and name the folder with `--keys DIR`", keys_folder(path))
+                format!("ls {}/*/*.key  # --keys DIR names another folder", keys_folder(path))
             }
-            KeyError::Exists { path } => format!("look at it first: `ls -l {}`", quoted(path)),
             KeyError::NeedsPassphrase { is_new: false, .. } => {
-                "run it on a terminal, or add `--passphrase-file FILE`".to_owned()
+                "fleetsync --passphrase-file FILE …  # or on a terminal".to_owned()
             }
             KeyError::NeedsPassphrase { is_new: true, .. } => {
-                "run it on a terminal, or add `--passphrase-file FILE`, or `--no-passphrase` for a machine".to_owned()
+                "fleetsync init --passphrase-file FILE …  # or on a terminal, or --no-passphrase for a machine"
+                    .to_owned()
             }
             KeyError::Passphrase { .. } => {
-                "add `--passphrase-file FILE` with the passphrase that the key was made with".to_owned()
+                "fleetsync --passphrase-file FILE …  # with the passphrase that the key was made with".to_owned()
             }
             KeyError::PassphraseFile { path, .. } => {
-                format!("its first line is the passphrase: `wc -c {}`", quoted(path))
+                format!("wc -c {}  # its first line is the passphrase", quoted(path))
             }
-            KeyError::Io { path, .. } => format!("ls -ld {}", quoted(path)),
-            KeyError::EmptyPassphrase => "for a key without a passphrase add `--no-passphrase`".to_owned(),
+            KeyError::EmptyPassphrase => "fleetsync init --no-passphrase …  # for a key without one".to_owned(),
             KeyError::Permissions { path, .. } => format!("chmod 600 {}", quoted(path)),
             KeyError::NoPublic { kind: KeyKind::Operator, .. } => {
-                "unlock the key once with any change: `fleetsync config set …`".to_owned()
+                "fleetsync config set …  # any change unlocks the key and writes it".to_owned()
             }
             KeyError::PublicMismatch { path } => {
-                format!("if the secret key is the right one: `rm {}`, and it is written again", quoted(path))
+                format!("rm {}  # it is written again; only where the secret key is the right one", quoted(path))
             }
-            KeyError::Damaged { .. } => format!("keep the file, and {ELSEWHERE}"),
-            KeyError::Busy { path } => format!("see who it is: `fuser -v {}`", quoted(path)),
-            KeyError::NoFolder => "name a folder with `--keys DIR`".to_owned(),
-            _ => return None,
-        })
+            KeyError::Damaged { .. } | KeyError::NoEntry { .. } => ELSEWHERE.to_owned(),
+            KeyError::Busy { path } => format!("fuser -v {}", quoted(path)),
+            KeyError::NoFolder => "fleetsync --keys DIR …".to_owned(),
+            KeyError::Exists { path }
+            | KeyError::Malformed { path, .. }
+            | KeyError::WorkFactor { path, .. }
+            | KeyError::Io { path, .. } => format!("ls -ld {}", quoted(path)),
+            KeyError::PassphrasesDiffer | KeyError::Cancelled | KeyError::Encryption => {
+                "fleetsync --passphrase-file FILE …".to_owned()
+            }
+            KeyError::NoPublic { .. } => "fleetsync key show".to_owned(),
+        }
     }
 }
 
@@ -208,13 +214,13 @@ pub(crate) enum SignError {
 }
 
 impl SignError {
-    /// What a person can run or add, where that is known.
-    pub(crate) fn hint(&self) -> Option<String> {
+    /// A command that helps.
+    pub(crate) fn hint(&self) -> String {
         match self {
             SignError::Keys(error) => error.hint(),
-            SignError::Behind { .. } => Some(ELSEWHERE.to_owned()),
-            SignError::History(before) if before.accepted => Some(ELSEWHERE.to_owned()),
-            _ => None,
+            SignError::Behind { .. } => ELSEWHERE.to_owned(),
+            SignError::History(before) if before.accepted => ELSEWHERE.to_owned(),
+            _ => "fleetsync status".to_owned(),
         }
     }
 }
@@ -225,7 +231,7 @@ fn keys_folder(path: &Path) -> String {
 }
 
 /// A path as a shell reads it.
-pub(super) fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"_-./".contains(&b);
     if !text.is_empty() && text.bytes().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }

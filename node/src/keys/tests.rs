@@ -129,7 +129,7 @@ fn keys_that_others_may_open_are_refused_with_the_command_that_helps() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(open)).unwrap();
         let error = keys.unlock(KeyKind::Operator, &Passphrase::None).unwrap_err();
         assert!(matches!(error, KeyError::Permissions { mode, .. } if mode == open), "{error}");
-        assert_eq!(error.hint().unwrap(), format!("chmod 600 {}", path.display()));
+        assert_eq!(error.hint(), format!("chmod 600 {}", path.display()));
     }
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
     assert_eq!(keys.unlock(KeyKind::Operator, &Passphrase::None).unwrap(), seed());
@@ -263,5 +263,5 @@ fn a_held_lock_is_a_typed_error_and_a_freed_one_is_taken() {
 #[test]
 fn hints_are_quoted_for_a_shell() {
     let error = KeyError::Permissions { path: "/a b/it's".into(), mode: 0o644 };
-    assert_eq!(error.hint().unwrap(), r"chmod 600 '/a b/it'\''s'");
+    assert_eq!(error.hint(), r"chmod 600 '/a b/it'\''s'");
 }

@@ -71,11 +71,22 @@ fn every_stop_is_a_clean_one() {
 fn a_folder_that_is_none_or_of_a_newer_format_is_refused_and_left_alone() {
     let fleet = Fleet::found("a");
     fleet.start("nobody", &[]).end().fails(5, &["is not the folder of a member", "fleetsync init"]);
+    assert!(!fleet.data_dir("nobody").exists(), "a refused run created it");
+    fs::create_dir(fleet.data_dir("other")).unwrap();
+    fs::write(fleet.data_dir("other").join("letter"), "").unwrap();
+    fs::set_permissions(fleet.data_dir("other"), fs::Permissions::from_mode(0o755)).unwrap();
+    fleet.start("other", &[]).end().fails(5, &["is not the folder of a member"]);
+    fleet.start("other", &["--join", "garbage"]).end().fails(2, &["a ticket starts with fs1_"]);
+    assert_eq!(fs::read_dir(fleet.data_dir("other")).unwrap().count(), 1, "a refused run wrote to it");
+    assert_eq!(fs::metadata(fleet.data_dir("other")).unwrap().permissions().mode() & 0o777, 0o755);
 
     let format = fleet.data_dir("a").join("format");
     let before = fs::read(&format).unwrap();
     fs::write(&format, "fleetsync 2\n").unwrap();
-    fleet.start("a", &[]).end().fails(5, &["has format 2, this version knows up to 1", "install the version"]);
+    fleet
+        .start("a", &[])
+        .end()
+        .fails(5, &["has format 2, this version knows up to 1", "a newer version", "hint: fleetsync --version"]);
     fs::write(&format, "nonsense").unwrap();
     fleet.start("a", &[]).end().fails(5, &["is malformed"]);
     fs::write(&format, before).unwrap();
@@ -87,7 +98,7 @@ fn a_folder_that_is_none_or_of_a_newer_format_is_refused_and_left_alone() {
         store.put(b"format", number.to_be_bytes()).unwrap();
     };
     set_format(STORAGE_FORMAT + 1);
-    fleet.start("a", &[]).end().fails(5, &["the store has format 2", "install the version"]);
+    fleet.start("a", &[]).end().fails(5, &["the store has format 2", "a newer version", "hint: fleetsync --version"]);
     set_format(STORAGE_FORMAT);
 
     let node = fleet.data_dir("a").join("node.json");
@@ -96,9 +107,37 @@ fn a_folder_that_is_none_or_of_a_newer_format_is_refused_and_left_alone() {
     fleet.start("a", &[]).end().fails(5, &["node.json is malformed"]);
     fs::write(&node, before).unwrap();
     fs::write(fleet.data_dir("a").join("config.toml"), "prot = 1\n").unwrap();
-    fleet.start("a", &[]).end().fails(2, &["there is no setting prot"]);
+    let hint = format!("hint: cat {}", fleet.data_dir("a").join("config.toml").display());
+    fleet.start("a", &[]).end().fails(2, &["there is no setting prot", &hint]);
+    fleet.cli("a", &["node", "config"]).fails(2, &["there is no setting prot", &hint]);
     fs::remove_file(fleet.data_dir("a").join("config.toml")).unwrap();
     fleet.run("a");
+}
+
+#[test]
+fn an_address_that_is_not_this_machines_is_named() {
+    let fleet = Fleet::found("a");
+    // An address for documentation (RFC 5737).
+    for port in ["0", "4410"] {
+        let run = fleet.command("a", &["run", "--listen", "203.0.113.1", "--port", port]);
+        let ran = fleet.spawn("a", run).end();
+        ran.fails(5, &["cannot listen on 203.0.113.1", "cause: Cannot assign requested address", "hint: ip address"]);
+        assert!(!ran.err.contains("in use"), "{ran:?}");
+    }
+}
+
+#[test]
+fn an_unknown_variable_is_an_error_and_an_empty_ticket_is_none() {
+    let fleet = Fleet::found("a");
+    let a = fleet.run("a");
+    let mut mistyped = fleet.command("a", &["status"]);
+    mistyped.env("FLEETSYNC_DATADIR", "x");
+    run(&mut mistyped).fails(2, &["there is no variable FLEETSYNC_DATADIR", "hint: unset FLEETSYNC_DATADIR"]);
+    let file = fleet.path().join("ticket");
+    fs::write(&file, fleet.ticket(&a, "b")).unwrap();
+    let mut command = fleet.command("b", &["run", "--port", "0"]);
+    command.env("FLEETSYNC_TICKET", "").env("FLEETSYNC_TICKET_FILE", &file);
+    fleet.spawn("b", command).ready();
 }
 
 #[test]

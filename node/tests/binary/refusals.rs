@@ -29,7 +29,9 @@ fn a_bad_path_a_prefix_and_a_long_value_are_refused_and_change_nothing() {
         (&["Camera", "a", "1"], 2, "is no name of a configuration"),
     ];
     for (words, code, cause) in cases {
-        fleet.cli("a", &[&["config", "set"], words].concat()).fails(code, &["cause: ", cause]);
+        fleet
+            .cli("a", &[&["config", "set"], words].concat())
+            .fails(code, &["cause: ", cause, "hint: fleetsync config set --help"]);
         assert_eq!(a.root_durable(), before, "{words:?}");
     }
     assert_eq!(fleet.cli("a", &["config", "set", "camera", "a"]).code, 2, "no value");
@@ -102,6 +104,49 @@ fn the_api_answers_what_is_malformed_with_problem_details() {
     assert_eq!((&after["root_durable"], &after["offline"]), (&before["root_durable"], &before["offline"]));
     fleet.cli("a", &["status", "--api", "http://127.0.0.1:1"]).fails(2, &["is no API address"]);
     fleet.cli("a", &["status", "--api", "unix:/nowhere"]).fails(3, &["no node answers"]);
+}
+
+#[test]
+fn a_device_that_is_not_found_or_not_one_says_so() {
+    let (fleet, a, b) = Fleet::pair();
+    fleet
+        .cli("a", &["doc", "get", "device/zzz"])
+        .fails(4, &["no device is called \"zzz\"", "hint: fleetsync device ls"]);
+    fleet.cli("a", &["doc", "get", "nonsense/zzz"]).fails(2, &["nonsense/zzz", "hint: fleetsync doc ls"]);
+    fleet.cli("a", &["device", "rename", "b", "a"]).ok();
+    let ids = [&a, &b].map(|node| node.status()["node"].as_str().unwrap().to_owned());
+    for words in [&["doc", "get", "device/a"][..], &["doc", "log", "environment/a"], &["device", "get", "a"]] {
+        let listed = ["is ambiguous", &ids[0], &ids[1], "hint: fleetsync device ls -o json"];
+        fleet.cli("a", words).fails(2, &listed);
+    }
+    fleet.cli("a", &["device", "rename", &ids[0], "a b"]).fails(2, &["is no name", "hint: fleetsync device rename"]);
+}
+
+#[test]
+fn what_is_no_finite_number_is_a_text() {
+    let fleet = Fleet::found("a");
+    let _a = fleet.run("a");
+    for word in ["1e400", "-inf", "2.2372303094065628e171"] {
+        fleet.cli("a", &["config", "set", "camera", "gain", word]).ok();
+        let read = fleet.cli("a", &["config", "get", "camera", "gain", "-o", "json"]).json();
+        let value =
+            word.parse().ok().filter(|number: &f64| number.is_finite()).map_or(json!(word), |number| json!(number));
+        assert_eq!(read["gain"]["value"].to_string(), value.to_string());
+    }
+}
+
+#[test]
+fn values_that_control_a_terminal_are_escaped() {
+    let fleet = Fleet::found("a");
+    let _a = fleet.run("a");
+    fleet.cli("a", &["config", "set", "camera", "mode", "x\u{1b}[2Jy\nhint: rm"]).ok();
+    let shown = fleet.cli("a", &["config", "get", "camera"]);
+    assert!(shown.ok().contains(r"x\u{1b}[2Jy\nhint: rm"), "{shown:?}");
+    fleet.cli("a", &["device", "cordon", "a", "--reason", "x\u{7}"]).ok();
+    let noted = fleet.cli("a", &["device", "label", "a", "k=v"]);
+    for ran in [&noted, &fleet.cli("a", &["device", "get", "a"])] {
+        assert!(!ran.out.contains(['\u{7}', '\u{1b}']) && !ran.err.contains(['\u{7}', '\u{1b}']), "{ran:?}");
+    }
 }
 
 #[test]

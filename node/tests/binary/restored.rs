@@ -1,5 +1,6 @@
 //! A data folder that was put back from a copy behind the node's back.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
@@ -61,6 +62,43 @@ fn an_old_copy_of_the_folder_catches_up_with_itself_and_forks_nothing() {
     let a = fleet.run("a");
     fleet.cli("a", &["config", "set", "x", "last", "4"]).ok();
     converge(&[&a, &b]);
+}
+
+/// What the node that was put back said later comes back from its peers, and is no longer so: it says again what is.
+#[test]
+fn an_old_copy_of_the_folder_says_anew_what_its_device_is() {
+    let fleet = Fleet::found("a");
+    let replay = |version: &str| {
+        let folder = fleet.path().join(format!("replay-{version}"));
+        copy(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/replay/pi")), &folder);
+        std::fs::write(folder.join("base/etc/os-release"), format!("ID=debian\nVERSION_ID={version}\n")).unwrap();
+        folder
+    };
+    let (old, new) = (replay("12"), replay("13"));
+    let run = |replay: &Path| {
+        let mut command = fleet.command("a", &["run", "--port", "0", "--replay", replay.to_str().unwrap()]);
+        command.env("FLEETSYNC_TELEMETRY_INTERVAL_MIN_MS", "50");
+        fleet.spawn("a", command).ready()
+    };
+    let a = run(&old);
+    fleet.join(&a, "b");
+    let b = fleet.run("b");
+    let says = |node: &Node, version: &str| {
+        let answer = node.api().get("/v1/devices/a?path=os.version").unwrap();
+        answer.status == 200 && answer.json()["facts"]["os.version"]["value"] == version
+    };
+    within("the old version on b", || says(&b, "12"));
+    let copy = Copy::take(&fleet, a);
+    let a = run(&new);
+    within("the new version on b", || says(&b, "13"));
+    copy.put_back(a);
+
+    let before = copy.identity();
+    let a = run(&old);
+    within("a new incarnation", || copy.identity() != before);
+    for node in [&a, &b] {
+        within("the old version again", || says(node, "12"));
+    }
 }
 
 /// Put back, it writes before it has a link, as its own `link` document does at every start: that log forks. Peers that
