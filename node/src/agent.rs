@@ -25,6 +25,7 @@ use crate::store::{Store, WriteError};
 
 mod addresses;
 mod events;
+mod handle;
 mod joins;
 mod neighbours;
 mod outbox;
@@ -36,6 +37,8 @@ mod tests;
 
 pub(crate) use addresses::announced;
 pub(crate) use events::NodeEvent;
+use handle::Command;
+pub(crate) use handle::{Agent, Stopped};
 pub(crate) use joins::{OFFLINE, Wishes};
 pub(crate) use neighbours::Neighbours;
 pub(crate) use presence::Presence;
@@ -54,78 +57,6 @@ const SPACE_CHECK_MS: u64 = 500;
 const GROUP_SYNC_MS: u64 = 100;
 /// Events of the mesh that are taken in a row before a request that waits has its turn.
 const MESH_EVENTS_MAX: u32 = 64;
-
-type Make = Box<dyn FnOnce(RequestId) -> Input + Send>;
-type Look = Box<dyn FnOnce(&Node) + Send>;
-
-enum Command {
-    Request(Make, oneshot::Sender<Reply>),
-    Look(Look),
-    SetOffline(bool, oneshot::Sender<Result<(), String>>),
-}
-
-/// The node stopped.
-#[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("the node is stopping")]
-pub(crate) struct Stopped;
-
-/// A handle of the agent.
-#[derive(Clone)]
-pub(crate) struct Agent {
-    commands: mpsc::Sender<Command>,
-    events: broadcast::Sender<NodeEvent>,
-    restored: watch::Receiver<u64>,
-    store: Store,
-}
-
-impl Agent {
-    /// Makes a request of the engine and waits for its answer.
-    pub(crate) async fn request(
-        &self,
-        make: impl FnOnce(RequestId) -> Input + Send + 'static,
-    ) -> Result<Reply, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Request(Box::new(make), reply)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Looks at the node between two inputs.
-    pub(crate) async fn look<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&Node) -> T + Send + 'static,
-    ) -> Result<T, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        let look: Look = Box::new(move |node| {
-            // An error means that the asker is gone.
-            let _ = reply.send(look(node));
-        });
-        self.commands.send(Command::Look(look)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// Cuts the node off, or lets it back in; kept over restarts.
-    pub(crate) async fn set_offline(&self, offline: bool) -> Result<Result<(), String>, Stopped> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::SetOffline(offline, reply)).await.map_err(|_| Stopped)?;
-        answer.await.map_err(|_| Stopped)
-    }
-
-    /// What happens from now on.
-    pub(crate) fn watch(&self) -> broadcast::Receiver<NodeEvent> {
-        self.events.subscribe()
-    }
-
-    /// Changes whenever this device's documents may have got values that it wrote before its folder was put back from an
-    /// old copy, and of which this process knows nothing.
-    pub(crate) fn restored(&self) -> watch::Receiver<u64> {
-        self.restored.clone()
-    }
-
-    /// The store, for reads.
-    pub(crate) fn store(&self) -> &Store {
-        &self.store
-    }
-}
 
 /// What a node is started with.
 pub(crate) struct Setup {

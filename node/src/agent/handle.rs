@@ -1,0 +1,79 @@
+//! The handle by which everything else talks to the agent's task.
+
+use crdt::sync::{Input, Reply, RequestId};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::{Node, NodeEvent};
+use crate::store::Store;
+
+pub(super) type Make = Box<dyn FnOnce(RequestId) -> Input + Send>;
+pub(super) type Look = Box<dyn FnOnce(&Node) + Send>;
+
+pub(super) enum Command {
+    Request(Make, oneshot::Sender<Reply>),
+    Look(Look),
+    SetOffline(bool, oneshot::Sender<Result<(), String>>),
+}
+
+/// The node stopped.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the node is stopping")]
+pub(crate) struct Stopped;
+
+/// A handle of the agent.
+#[derive(Clone)]
+pub(crate) struct Agent {
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) events: broadcast::Sender<NodeEvent>,
+    pub(super) restored: watch::Receiver<u64>,
+    pub(super) store: Store,
+}
+
+impl Agent {
+    /// Makes a request of the engine and waits for its answer.
+    pub(crate) async fn request(
+        &self,
+        make: impl FnOnce(RequestId) -> Input + Send + 'static,
+    ) -> Result<Reply, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Request(Box::new(make), reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Looks at the node between two inputs.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Node) -> T + Send + 'static,
+    ) -> Result<T, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        let look: Look = Box::new(move |node| {
+            // An error means that the asker is gone.
+            let _ = reply.send(look(node));
+        });
+        self.commands.send(Command::Look(look)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Cuts the node off, or lets it back in; kept over restarts.
+    pub(crate) async fn set_offline(&self, offline: bool) -> Result<Result<(), String>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::SetOffline(offline, reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// What happens from now on.
+    pub(crate) fn watch(&self) -> broadcast::Receiver<NodeEvent> {
+        self.events.subscribe()
+    }
+
+    /// Changes whenever this device's documents may have got values that it wrote before its folder was put back from an
+    /// old copy, and of which this process knows nothing.
+    pub(crate) fn restored(&self) -> watch::Receiver<u64> {
+        self.restored.clone()
+    }
+
+    /// The store, for reads.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+}
