@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::change::{LogName, RAW_BYTES_MAX, RUN_CHANGES_MAX, RawBytes, Run, is_vouched};
+use crate::change::{LogName, RAW_BYTES_MAX, RUN_BYTES_MAX, RUN_CHANGES_MAX, RawBytes, Run, is_vouched};
 use crate::id::{Actor, ChainHash, ChangeHash, FleetId};
 use crate::index::{self, IndexError, Past};
 use crate::raw::{self, RawChange, RawError};
@@ -44,9 +44,9 @@ pub enum Wait {
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
-    /// No change, or more than [`RUN_CHANGES_MAX`] (in documents of several writers more than one), or a sequence
-    /// number of 0.
-    #[error("a run has 1 to {RUN_CHANGES_MAX} changes (1 for several writers), with sequence numbers from 1")]
+    /// No change, or more than [`RUN_CHANGES_MAX`] (in documents of several writers more than one) or than
+    /// [`RUN_BYTES_MAX`], or a sequence number of 0.
+    #[error("a run has 1 to {RUN_CHANGES_MAX} changes (1 for several writers) of 48 KiB, with sequence numbers from 1")]
     Run,
     /// A change above [`RAW_BYTES_MAX`].
     #[error("a change has at most {RAW_BYTES_MAX} bytes, this one has {0}")]
@@ -316,7 +316,9 @@ fn check_shape(run: &Run) -> Result<(), Stop> {
     // Logs of several writers build on each other: were a run of theirs to wait as a whole, two could wait for each
     // other for ever. So each of their changes travels with its own signature.
     let changes_max = if run.log.document.kind().has_many_writers() { 1 } else { RUN_CHANGES_MAX };
-    if run.changes.is_empty() || run.changes.len() > changes_max || run.first_seq == 0 || !is_countable {
+    let before_last: usize = run.changes.iter().rev().skip(1).map(|raw| raw.0.len()).sum();
+    let is_long = run.changes.len() > changes_max || before_last > RUN_BYTES_MAX;
+    if run.changes.is_empty() || is_long || run.first_seq == 0 || !is_countable {
         return Err(refuse(Reason::Run, run.first_seq));
     }
     match run.changes.iter().find(|raw| raw.0.len() > RAW_BYTES_MAX) {

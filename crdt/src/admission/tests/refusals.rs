@@ -70,6 +70,13 @@ fn runs_of_a_wrong_shape() {
     let at_the_end = Run { first_seq: u64::MAX - 3, ..of(1, 1) };
     assert_eq!(refused(&holder, &fleet, &at_the_end), Reason::Run);
 
+    let of_bytes = |changes: usize| {
+        let changes = vec![vec![0; RUN_BYTES_MAX / 2 + 1]; changes];
+        run_of(&secret(DEVICE), &fleet.id, &writer.log, 1, ChainHash::START, changes)
+    };
+    assert_ne!(refused(&holder, &fleet, &of_bytes(2)), Reason::Run, "one change aside");
+    assert_eq!(refused(&holder, &fleet, &of_bytes(3)), Reason::Run);
+
     let mut operator = Writer::operator(&fleet.id, secret(OPERATOR));
     let changes = vec![operator.set("a", 1).changes[0].0.clone(), operator.set("a", 2).changes[0].0.clone()];
     let two = run_of(&secret(OPERATOR), &fleet.id, &operator.log, 1, ChainHash::START, changes);
