@@ -15,9 +15,9 @@ use super::{LINKS_PER_NODE_MAX, Line, NODES_MAX, Place, Topology, ZONES_MAX};
 const ZONE_NAME_BYTES_MAX: usize = 32;
 /// Most hubs of a star: each node is linked with each.
 const HUBS_MAX: usize = 16;
-/// What [within] leaves out.
+/// What `[within]` leaves out.
 const WITHIN: Quality = Quality { delay_us: 200, jitter_us: 0, rate: 0, loss_ppm: 0 };
-/// What [across] leaves out.
+/// What `[across]` leaves out.
 const ACROSS: Quality = Quality { delay_us: 40_000, jitter_us: 0, rate: 0, loss_ppm: 0 };
 
 /// A table that says what links are like, with keys of its own. (Serde's `flatten` would let unknown keys pass.)
