@@ -4,9 +4,9 @@
 //! when to call [`Engine::handle`] with [`Input::Timer`]. Reads go through the [`LogStore`] and are bounded; writes
 //! leave as [`Effect::Persist`] and come back as [`Input::Persisted`]; nothing is told to anyone before that.
 //!
-//! This version compares clocks when a link comes up (and roots now and then), and sends what a peer lacks in the
-//! order of [`Class`](crate::schema::Class). What a peer has is known per log, so a link's backlog is a set of
-//! cursors and never a queue.
+//! A change goes along one tree for each origin, chosen by the receivers (`trees`). Clocks are compared when a link comes
+//! up, and roots now and then; what peers have and this node lacks is asked for (`fetch`). What a peer lacks is sent in the
+//! order of [`Class`](crate::schema::Class); it is known per log, so a link's backlog is a set of cursors and never a queue.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -19,31 +19,39 @@ use crate::schema::{DocumentName, Value};
 use crate::statement::{SignatureBytes, StatementParts};
 use crate::store::{AuditRecord, Batch, Durability, LogStore, Staged, StoreError};
 
+mod fetch;
 pub mod frame;
 mod link;
 mod links;
+mod missing;
+mod modes;
+mod origins;
 mod pending;
 mod receive;
 mod refusal;
 mod replica;
 mod send;
+mod trees;
 mod write;
 
 pub use frame::Channel;
 pub use link::LinkSummary;
+pub use modes::Mode;
 pub use replica::{AUDIT_MAX, LogState, OpenError, Replica, read_run};
 
 use frame::Frame;
 use link::Link;
+use missing::Missing;
+use origins::{Origin, Origins, Recent};
 use pending::Pending;
 
 /// Most bytes of changes that one call of [`Engine::handle`] sends; the rest follows at once by a timer.
 pub const SEND_BYTES_MAX: usize = 256 * 1024;
 /// How long a link may take to say `Hello`, milliseconds.
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
-/// How long a change is kept back from a peer that is believed to have it from its origin, milliseconds.
-pub const DEFER_MS: u64 = 1_000;
-/// How long single `Have` entries are gathered, milliseconds.
+/// The round trip of a link that was not measured yet, microseconds.
+pub const RTT_MICROS_UNKNOWN: u64 = 200_000;
+/// How long `Have` entries are gathered where nothing else is sent, milliseconds.
 pub const HAVE_MS: u64 = 250;
 /// Roots are compared with one random peer every 30 to 60 s.
 pub const RECONCILE_MS: (u64, u64) = (30_000, 60_000);
@@ -65,6 +73,16 @@ pub struct Token(pub u64);
 /// Names a request of the driver until it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
+
+/// From whom a node would have the changes of an origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parents {
+    /// The origin: the device on which changes are made.
+    pub origin: DeviceId,
+    /// Neighbours, best first, none of whom has the changes over this node: the parent (the next hop back toward the
+    /// origin), its backup, and at most one more. Empty where no way is known.
+    pub sources: Vec<DeviceId>,
+}
 
 /// One edit of a document.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,13 +137,8 @@ pub enum Input {
     Timer,
     /// Payload frames were dropped: every peer is told what is here and asked what it has.
     Resync,
-    /// Which devices hold a link to an origin, as its `link` document says: they get its changes from itself.
-    Neighbours {
-        /// The origin.
-        origin: DeviceId,
-        /// Its neighbours that are up.
-        peers: BTreeSet<DeviceId>,
-    },
+    /// Over which neighbours the shortest paths from origins lead, as far as the mesh knows them.
+    Parents(Vec<Parents>),
     /// This device writes a document of its own.
     Write {
         /// Answered by [`Reply::Written`], [`Reply::Unchanged`] or [`Reply::Refused`].
@@ -228,8 +241,15 @@ pub enum Effect {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Changed {
-    /// A log grew to this sequence number.
-    Log(Actor, u64),
+    /// A log grew.
+    Log {
+        /// The log.
+        actor: Actor,
+        /// Its sequence number now.
+        seq: u64,
+        /// The link that brought it; none for what was written here.
+        source: Option<LinkId>,
+    },
     /// A statement came.
     Statement(StatementId),
 }
@@ -276,8 +296,8 @@ pub struct Config {
 /// What follows once a batch is stored.
 #[derive(Debug, Clone, PartialEq)]
 enum After {
-    AnnounceLog(Actor, u64),
-    AnnounceStatement(StatementId),
+    AnnounceLog(Actor, u64, Option<LinkId>),
+    AnnounceStatement(StatementId, Option<Origin>),
     Reply(RequestId, Reply),
     Hello(LinkId),
     SendClock(LinkId, bool),
@@ -290,7 +310,10 @@ pub struct Engine {
     device: DeviceId,
     replica: Replica,
     links: BTreeMap<LinkId, Link>,
-    neighbours: BTreeMap<DeviceId, BTreeSet<DeviceId>>,
+    origins: Origins,
+    /// Where statements of late entered the mesh.
+    statement_origins: Recent,
+    missing: Missing,
     pending: Pending,
     /// Logs of which something was not kept in `pending`, by what it waits for, with a link that has it.
     evicted: BTreeSet<(Wait, Actor, LinkId)>,
@@ -325,7 +348,9 @@ impl Engine {
             device,
             replica,
             links: BTreeMap::new(),
-            neighbours: BTreeMap::new(),
+            origins: Origins::default(),
+            statement_origins: Recent::default(),
+            missing: Missing::default(),
             pending: Pending::default(),
             evicted: BTreeSet::new(),
             effects: VecDeque::new(),
@@ -339,6 +364,8 @@ impl Engine {
             pump_again: false,
             unreadable: BTreeSet::new(),
         };
+        let devices: Vec<DeviceId> = engine.replica.roster().devices().collect();
+        engine.note_origins(&devices);
         // An own damaged log is never continued (PROTOCOL 10).
         if engine.replica.damaged().any(|state| engine.is_own(&state.log)) {
             engine.draw_incarnation();
@@ -376,9 +403,7 @@ impl Engine {
             Input::Persisted(token) => self.persisted(now, staged, token),
             Input::Timer => self.timer(now, staged),
             Input::Resync => self.resync(),
-            Input::Neighbours { origin, peers } => {
-                self.neighbours.insert(origin, peers);
-            }
+            Input::Parents(parents) => self.set_parents(parents),
             Input::Write { request, document, edits } => self.write(staged, request, &document, &edits)?,
             Input::Prepare { request, document, author, edits } => {
                 self.prepare(staged, request, &document, author, &edits)?;
@@ -423,19 +448,19 @@ impl Engine {
         let mut changed = false;
         for step in after {
             match step {
-                After::AnnounceLog(actor, seq) => {
+                After::AnnounceLog(actor, seq, source) => {
                     self.announce_log(now, actor, seq);
-                    self.effects.push_back(Effect::Changed(Changed::Log(actor, seq)));
+                    self.effects.push_back(Effect::Changed(Changed::Log { actor, seq, source }));
                     changed = true;
                 }
-                After::AnnounceStatement(id) => {
+                After::AnnounceStatement(id, origin) => {
                     self.replica.statement_is_stored(&id);
-                    self.announce_statement(id);
+                    self.announce_statement(now, id, origin);
                     self.effects.push_back(Effect::Changed(Changed::Statement(id)));
                     changed = true;
                 }
                 After::Reply(request, reply) => self.effects.push_back(Effect::Reply { request, reply }),
-                After::Hello(link) => self.send_hello(link),
+                After::Hello(link) => self.send_hello(now, link),
                 After::SendClock(link, wants_answer) => self.send_clock(link, wants_answer),
             }
         }
@@ -470,7 +495,7 @@ impl Engine {
         }
         let links = self.links.values().filter_map(Link::timeout).min();
         let reconcile = (!self.links.is_empty()).then_some(self.reconcile_at);
-        links.into_iter().chain(reconcile).min()
+        links.into_iter().chain(reconcile).chain(self.missing.timeout()).min()
     }
 
     /// What this node holds.

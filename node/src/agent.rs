@@ -29,6 +29,7 @@ mod handle;
 mod joins;
 mod neighbours;
 mod outbox;
+mod parents;
 mod presence;
 mod sessions;
 mod syncer;
@@ -99,6 +100,7 @@ pub(crate) struct Node {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) sessions: Sessions,
     pub(crate) neighbours: Neighbours,
+    parents: parents::FirstFrom,
     pub(crate) listening: BTreeSet<String>,
     /// Why nothing is taken now, where that is so.
     pub(crate) full: Option<String>,
@@ -192,6 +194,7 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
         clock: setup.clock,
         sessions: Sessions::default(),
         neighbours: Neighbours::new(u64::from_be_bytes(crate::folder::random())),
+        parents: parents::FirstFrom::default(),
         listening: BTreeSet::new(),
         full: None,
         config,
@@ -364,6 +367,7 @@ impl Node {
                 self.engine = engine;
                 self.note_roster();
                 self.read_link_documents();
+                self.hand_over_all_parents();
             }
             // An engine that believes more than the disk holds must not go on.
             Err(error) => self.failure = Some(Failed::Replica(error)),
@@ -430,11 +434,14 @@ impl Node {
 
     fn changed(&mut self, changed: Changed) {
         match changed {
-            Changed::Log(actor, seq) => {
+            Changed::Log { actor, seq, source } => {
                 let Some(state) = self.engine.replica().logs().get(&actor) else { return };
                 let (document, incarnation) = (state.log.document.clone(), state.log.incarnation);
                 if document.kind() == crdt::schema::Kind::Link {
                     self.read_link_document(&document);
+                    if let Some((device, link)) = document.device().zip(source) {
+                        self.link_document_came(device, link);
+                    }
                 }
                 if document.device() == Some(self.device()) && incarnation != self.config.incarnation {
                     self.note_restored();

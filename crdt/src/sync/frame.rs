@@ -5,29 +5,40 @@
 //! | 1 | `Hello` | control | first on each side |
 //! | 2 | `Clock` | control | what the sender has, in parts |
 //! | 3 | `Have` | control | single logs that the sender has up to a sequence number |
-//! | 4 | `Want` | control | the sender lacks a log from a sequence number on |
-//! | 5 | `Statement` | control | a signed statement |
+//! | 4, 5 | | | protocol 1: a `Want` of one log, a `Statement` without its origin |
 //! | 6 | `Root` | control | the sender's root, to be compared |
 //! | 7 | `Name` | data | interns a log for this session |
 //! | 8 | `Changes` | data | a signed run of an interned log |
 //! | 9 | `Probe` | control | to be answered at once |
 //! | 10 | `ProbeAnswer` | control | the same number |
-//! | 11–15 | | | reserved: `Ask`, `WantHash`, `Credit`, `Ranges`, `Request` |
+//! | 11 | `Ask` | control | what the sender wants of the receiver, by origin |
+//! | 12 | `WantHash` | control | the sender lacks these changes or statements |
+//! | 13–15 | | | reserved: `Credit`, `Ranges`, `Request` |
+//! | 16 | `Want` | control | the sender lacks logs, each from a sequence number on |
+//! | 17 | `Statement` | control | a signed statement, with the node where it entered the mesh |
+//! | 18 | `HaveStatements` | control | single statements that the sender has |
 
 use serde::{Deserialize, Serialize};
 
 use crate::change::{LogName, RawBytes};
-use crate::id::{Actor, FleetId, Root, StatementId};
+use crate::id::{Actor, DeviceId, FleetId, Root, StatementId};
 use crate::statement::{SignatureBytes, StatementParts};
 
 /// Largest frame, bytes.
 pub const FRAME_BYTES_MAX: usize = 256 * 1024;
 /// The versions of this protocol that are spoken here: least, greatest.
-pub const PROTOCOL_RANGE: (u16, u16) = (1, 1);
-/// Most entries in one `Clock` or `Have` frame.
+pub const PROTOCOL_RANGE: (u16, u16) = (2, 2);
+/// Most entries in one `Clock`, `Have`, `HaveStatements`, `Want` or `WantHash` frame, and most origins that one `Ask` names.
 pub const ENTRIES_MAX: usize = 1024;
 /// Most statements in the chain of a `Hello`.
 pub const CHAIN_MAX: usize = 32;
+
+/// Most origins that a side may name in one session.
+pub const ORIGINS_MAX: usize = 1 << 16;
+/// The first byte of a `Changes` frame.
+pub const CHANGES: u8 = 8;
+/// The first byte of a `Statement` frame.
+pub const STATEMENT: u8 = 17;
 
 /// One of the two streams of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -103,6 +114,31 @@ pub struct Changes {
     pub signature: SignatureBytes,
 }
 
+/// What the sender wants of the receiver from now on, for some origins: one message moves all origins of a lost parent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    /// 1 for changes, 2 for digests, 3 for nothing.
+    pub mode: u8,
+    /// Whether it holds for all origins as well for which nothing else was or will be asked.
+    pub others: bool,
+    /// The number of the first origin in `named`: how many the sender has named before in this session.
+    pub first: u32,
+    /// Origins that are named now, each with the number of its scope in the sender's `Hello`.
+    pub named: Vec<(DeviceId, u8)>,
+    /// The origins that are meant: bit n of byte m stands for the one that was named with number 8 m + n.
+    #[serde(with = "serde_bytes")]
+    pub origins: Vec<u8>,
+}
+
+/// A signed statement on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// The node where it entered the mesh, where that is known: it travels on that node's tree. An unsigned hint.
+    pub origin: Option<DeviceId>,
+    /// The statement and its signatures.
+    pub parts: StatementParts,
+}
+
 /// A frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -113,10 +149,16 @@ pub enum Frame {
     Clock(Clock),
     /// Single logs that the sender has up to a sequence number.
     Have(Vec<(Actor, u64)>),
-    /// The sender lacks this log after that sequence number.
-    Want(Actor, u64),
+    /// The sender lacks these logs, each after that sequence number.
+    Want(Vec<(Actor, u64)>),
+    /// The sender lacks what has these hashes: changes, or statements.
+    WantHash(Vec<[u8; 32]>),
+    /// Statements that the sender has, with digests of their signers.
+    HaveStatements(Vec<(StatementId, u32)>),
+    /// What the sender wants.
+    Ask(Ask),
     /// A signed statement.
-    Statement(StatementParts),
+    Statement(Statement),
     /// The sender's root.
     Root(Root),
     /// Interns a log.
@@ -151,13 +193,16 @@ impl Frame {
             Frame::Hello(hello) => body(1, hello),
             Frame::Clock(clock) => body(2, clock),
             Frame::Have(entries) => body(3, entries),
-            Frame::Want(actor, seq) => body(4, &(actor, seq)),
-            Frame::Statement(parts) => body(5, parts),
             Frame::Root(root) => body(6, root),
             Frame::Name(name) => body(7, name),
-            Frame::Changes(changes) => body(8, changes),
+            Frame::Changes(changes) => body(CHANGES, changes),
             Frame::Probe(number) => body(9, number),
             Frame::ProbeAnswer(number) => body(10, number),
+            Frame::Ask(ask) => body(11, ask),
+            Frame::WantHash(hashes) => body(12, hashes),
+            Frame::Want(entries) => body(16, entries),
+            Frame::Statement(statement) => body(STATEMENT, statement),
+            Frame::HaveStatements(entries) => body(18, entries),
         }
     }
 
@@ -177,13 +222,16 @@ impl Frame {
             1 => Frame::Hello(body(1, rest)?),
             2 => Frame::Clock(body(2, rest)?),
             3 => Frame::Have(body(3, rest)?),
-            4 => body(4, rest).map(|(actor, seq)| Frame::Want(actor, seq))?,
-            5 => Frame::Statement(body(5, rest)?),
             6 => Frame::Root(body(6, rest)?),
             7 => Frame::Name(body(7, rest)?),
-            8 => Frame::Changes(body(8, rest)?),
+            CHANGES => Frame::Changes(body(CHANGES, rest)?),
             9 => Frame::Probe(body(9, rest)?),
             10 => Frame::ProbeAnswer(body(10, rest)?),
+            11 => Frame::Ask(body(11, rest)?),
+            12 => Frame::WantHash(body(12, rest)?),
+            16 => Frame::Want(body(16, rest)?),
+            STATEMENT => Frame::Statement(body(STATEMENT, rest)?),
+            18 => Frame::HaveStatements(body(18, rest)?),
             _ => return Ok(None),
         };
         if frame.is_within_limits() { Ok(Some(frame)) } else { Err(FrameError::Body(*kind)) }
@@ -193,7 +241,10 @@ impl Frame {
         match self {
             Frame::Hello(hello) => hello.chain.len() <= CHAIN_MAX && hello.scopes.len() <= CHAIN_MAX,
             Frame::Clock(clock) => clock.logs.len() + clock.statements.len() <= ENTRIES_MAX,
-            Frame::Have(entries) => entries.len() <= ENTRIES_MAX,
+            Frame::Have(entries) | Frame::Want(entries) => entries.len() <= ENTRIES_MAX,
+            Frame::HaveStatements(entries) => entries.len() <= ENTRIES_MAX,
+            Frame::WantHash(hashes) => hashes.len() <= ENTRIES_MAX,
+            Frame::Ask(ask) => ask.named.len() <= ENTRIES_MAX && ask.origins.len() <= ORIGINS_MAX / 8,
             _ => true,
         }
     }
@@ -210,7 +261,7 @@ impl Frame {
 /// Whether a frame carries something to be stored: a statement or changes. Such frames may be dropped by a node that
 /// cannot store; [`Input::Resync`](super::Input::Resync) brings them again.
 pub fn is_payload(frame: &[u8]) -> bool {
-    matches!(frame.first(), Some(5 | 8))
+    matches!(frame.first(), Some(&(STATEMENT | CHANGES)))
 }
 
 #[cfg(test)]

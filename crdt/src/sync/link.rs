@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::{Channel, HELLO_TIMEOUT_MS, LinkId, PROBE_MS, SILENCE_MS};
+use super::modes::{Asked, Modes, Served};
+use super::origins::Origin;
+use super::{Channel, HELLO_TIMEOUT_MS, LinkId, PROBE_MS, RTT_MICROS_UNKNOWN, SILENCE_MS};
 use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
 use crate::schema::Class;
 use crate::statement::SignedStatement;
@@ -15,6 +17,8 @@ pub(super) const EARLY_BYTES_MAX: usize = 512 << 10;
 pub(super) const REFUSALS_MAX: u8 = 8;
 /// Most logs of which a peer may hold another branch; of more, nothing is asked or answered.
 pub(super) const FORKS_MAX: usize = 1024;
+/// How often a log is fetched from a peer whose changes of it were refused, in a session.
+pub(super) const REFETCHES_MAX: u8 = 3;
 /// How many runs may fit nothing that is stored, of logs of which no fork is proven, before the session is closed: more
 /// than a session's window holds of an honest peer's.
 pub(super) const BRANCHES_MAX: u32 = 4096;
@@ -89,7 +93,16 @@ impl Forks {
 pub(super) struct Link {
     pub(super) peer: Key,
     pub(super) device: DeviceId,
+    /// The peer's device, as an origin.
+    pub(super) origin: Origin,
     pub(super) phase: Phase,
+    /// Whether it was not ready before: what the greeting said is all that the peer knows.
+    pub(super) is_new: bool,
+    /// What this node wants of the peer, and the peer of this node.
+    pub(super) asked: Asked,
+    pub(super) served: Served,
+    /// When the peer was last told that it sends what nobody asked for.
+    pub(super) reminded_at: Option<Time>,
     pub(super) hello_by: Time,
     /// Whether our `Hello` is said or on its way; who is not known here says it first.
     pub(super) greets: bool,
@@ -104,9 +117,9 @@ pub(super) struct Link {
     pub(super) statements: BTreeMap<StatementId, u32>,
     pub(super) lacking: BTreeSet<(Class, Actor)>,
     pub(super) lacking_statements: BTreeSet<StatementId>,
-    /// Logs that the peer should get from their origin, and until when that is believed.
-    pub(super) deferred: BTreeMap<Actor, (Time, u64)>,
+    /// What the peer is to hear of with the next frame, or by then.
     pub(super) have_out: BTreeMap<Actor, u64>,
+    pub(super) have_statements_out: BTreeSet<StatementId>,
     pub(super) have_by: Option<Time>,
     pub(super) names_out: BTreeMap<Actor, u32>,
     pub(super) names_in: Vec<crate::change::LogName>,
@@ -114,10 +127,14 @@ pub(super) struct Link {
     pub(super) control_bytes: usize,
     pub(super) refusals: u8,
     pub(super) forks: Forks,
+    /// Logs of which something was refused, with how often.
+    refused: BTreeMap<Actor, u8>,
     pub(super) turn: u64,
     pub(super) early: VecDeque<Vec<u8>>,
     pub(super) early_bytes: usize,
     pub(super) heard_at: Time,
+    /// When changes or a statement came last.
+    pub(super) payload_at: Time,
     /// When a probe was sent that is not answered yet.
     pub(super) probed_at: Option<Time>,
     pub(super) rtt_micros: Option<u64>,
@@ -140,11 +157,17 @@ pub(super) fn signers_digest(signed: &SignedStatement) -> u32 {
 }
 
 impl Link {
-    pub(super) fn new(peer: Key, now: Time, greets: bool) -> Link {
+    /// A link to `peer`, whose number as an origin is `origin`; `own` is this node's.
+    pub(super) fn new(peer: Key, origin: Origin, own: Origin, now: Time, greets: bool) -> Link {
         Link {
             peer,
             device: peer.device(),
+            origin,
             phase: Phase::Greeting,
+            is_new: true,
+            asked: Asked { modes: Modes::new(origin), named: Vec::new() },
+            served: Served { modes: Modes::new(own), named: Vec::new() },
+            reminded_at: None,
             hello_by: now.plus_millis(HELLO_TIMEOUT_MS),
             greets,
             sent_root: None,
@@ -156,8 +179,8 @@ impl Link {
             statements: BTreeMap::new(),
             lacking: BTreeSet::new(),
             lacking_statements: BTreeSet::new(),
-            deferred: BTreeMap::new(),
             have_out: BTreeMap::new(),
+            have_statements_out: BTreeSet::new(),
             have_by: None,
             names_out: BTreeMap::new(),
             names_in: Vec::new(),
@@ -165,10 +188,12 @@ impl Link {
             control_bytes: 0,
             refusals: 0,
             forks: Forks::default(),
+            refused: BTreeMap::new(),
             turn: 0,
             early: VecDeque::new(),
             early_bytes: 0,
             heard_at: now,
+            payload_at: Time(0),
             probed_at: None,
             rtt_micros: None,
         }
@@ -181,12 +206,11 @@ impl Link {
 
     pub(super) fn timeout(&self) -> Option<Time> {
         let greeting = (self.phase == Phase::Greeting).then_some(self.hello_by);
-        let deferred = self.deferred.values().map(|(until, _)| *until).min();
         let silence = if self.probed_at.is_some() { SILENCE_MS } else { PROBE_MS };
         let probe = self.heard_at.plus_millis(silence);
         // While the peer does not read, nothing can be said.
         let have = self.have_by.filter(|_| self.control.is_empty());
-        greeting.into_iter().chain(deferred).chain(have).chain([probe]).min()
+        greeting.into_iter().chain(have).chain([probe]).min()
     }
 
     pub(super) fn summary(&self, link: LinkId) -> LinkSummary {
@@ -218,8 +242,27 @@ impl Link {
     /// A log counts no more: what the peer has of it is no difference.
     pub(super) fn forget_log(&mut self, actor: &Actor) {
         self.has.remove(actor);
-        self.deferred.remove(actor);
         self.have_out.remove(actor);
+    }
+
+    /// Something of a log was refused that came from here.
+    pub(super) fn note_refused(&mut self, actor: Actor) {
+        if self.refused.len() < FORKS_MAX || self.refused.contains_key(&actor) {
+            let times = self.refused.entry(actor).or_default();
+            *times = times.saturating_add(1);
+        }
+    }
+
+    /// Whether it makes sense to fetch a log from here.
+    pub(super) fn is_fit_for(&self, actor: &Actor) -> bool {
+        self.refused.get(actor).is_none_or(|times| *times < REFETCHES_MAX)
+    }
+
+    /// How long something may take that was sent or is to come because of what was just sent: one and a half round trips
+    /// and 20 ms, microseconds.
+    pub(super) fn patience_micros(&self) -> u64 {
+        let rtt = self.rtt_micros.unwrap_or(RTT_MICROS_UNKNOWN);
+        rtt.saturating_add(rtt / 2).saturating_add(20_000)
     }
 
     pub(super) fn has_of(&self, actor: &Actor) -> u64 {

@@ -4,8 +4,10 @@ use std::collections::VecDeque;
 
 use super::frame::{Clock, ENTRIES_MAX, FRAME_BYTES_MAX, Frame, Hello, PROTOCOL_RANGE, Scope};
 use super::link::{EARLY_BYTES_MAX, Link, Phase, signers_digest};
+use super::modes::Mode;
+use super::origins::Origin;
 use super::pending::Evicted;
-use super::{After, DEFER_MS, Effect, Engine, HAVE_MS, LINKS_MAX, LinkId};
+use super::{After, Effect, Engine, HAVE_MS, LINKS_MAX, LinkId};
 use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
 use crate::roster::Standing;
 
@@ -22,14 +24,18 @@ impl Engine {
         if self.links.is_empty() {
             self.reconcile_at = self.next_reconcile(now);
         }
-        self.links.insert(id, Link::new(peer, now, greets));
+        let (origin, own) = (self.origins.intern(&peer.device()), self.origins.intern(&self.device));
+        self.links.insert(id, Link::new(peer, origin, own, now, greets));
         if greets {
             self.after.push(After::Hello(id));
         }
     }
 
     pub(super) fn link_down(&mut self, id: LinkId) {
-        self.links.remove(&id);
+        if self.links.remove(&id).is_some_and(|link| link.phase == Phase::Ready) {
+            self.retune_all();
+        }
+        self.missing.link_down(id);
         self.evicted.retain(|(_, _, link)| *link != id);
         for Evicted { wait, actor, .. } in self.pending.forget_link(id) {
             let seq = self.replica.logs.get(&actor).map_or(0, |state| state.seq);
@@ -44,7 +50,7 @@ impl Engine {
         self.effects.push_back(Effect::Close { link: id, reason: reason.to_owned() });
     }
 
-    pub(super) fn send_hello(&mut self, id: LinkId) {
+    pub(super) fn send_hello(&mut self, now: Time, id: LinkId) {
         let root = self.replica.root();
         let (generation, _) = self.replica.order();
         let chain = self.replica.roster().chain_of(&self.device).iter().map(|signed| signed.parts()).collect();
@@ -59,7 +65,7 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.sent_root = Some(root);
         self.send_control(id, &Frame::Hello(hello));
-        self.compare(id);
+        self.compare(now, id);
     }
 
     /// Whether the peer has said `Hello`.
@@ -82,30 +88,28 @@ impl Engine {
         self.links.get_mut(&id).map(|link| std::mem::take(&mut link.early)).unwrap_or_default()
     }
 
-    /// A device's standing changed: what its links may get is decided anew.
-    pub(super) fn reassess(&mut self, device: &DeviceId) {
-        let links: Vec<LinkId> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.device == *device && link.phase == Phase::Ready)
-            .map(|(id, _)| *id)
-            .collect();
-        links.into_iter().for_each(|id| self.ready(id));
+    /// A device is contested: its links get no more logs. (Once a pin names it, clocks are exchanged.)
+    pub(super) fn withhold_logs(&mut self, device: &DeviceId) {
+        for link in self.links.values_mut().filter(|link| link.device == *device) {
+            link.lacking.clear();
+            link.have_out.clear();
+        }
+        self.retune_all();
     }
 
     /// Notes the root that a peer's `Hello` names; a peer that was not known before gets ours now.
-    pub(super) fn greeted(&mut self, id: LinkId, root: Root) {
+    pub(super) fn greeted(&mut self, now: Time, id: LinkId, root: Root) {
         if let Some(link) = self.links.get_mut(&id) {
             link.peer_root = Some(root);
             if !std::mem::replace(&mut link.greets, true) {
                 self.after.push(After::Hello(id));
             }
         }
-        self.compare(id);
+        self.compare(now, id);
     }
 
     /// Once both sides have said `Hello`: equal roots mean that the peer has what we had then.
-    fn compare(&mut self, id: LinkId) {
+    fn compare(&mut self, now: Time, id: LinkId) {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.phase == Phase::Greeting) else { return };
         let (Some(own), Some(theirs)) = (link.sent_root, link.peer_root) else { return };
         if own != theirs {
@@ -121,29 +125,37 @@ impl Engine {
         for statement in &link.touched_statements {
             link.statements.remove(statement);
         }
-        self.ready(id);
+        self.ready(now, id);
+        self.note_missing(now, id, true);
     }
 
-    /// What the peer has is known: what it lacks becomes the backlog.
-    pub(super) fn ready(&mut self, id: LinkId) {
+    /// The greeting is over. What stood in it the peer fetches by itself; what came since goes as the peer wants it, and
+    /// it hears what is wanted of it.
+    pub(super) fn ready(&mut self, now: Time, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.phase = Phase::Ready;
-        link.touched.clear();
-        link.touched_statements.clear();
-        let is_member = self.replica.roster.standing(&link.device) == Standing::Member;
-        link.lacking = self
-            .replica
-            .logs()
-            .iter()
-            .filter(|(actor, state)| is_member && state.stored > link.has_of(actor))
-            .map(|(actor, state)| (state.log.document.kind().class(), *actor))
-            .collect();
-        link.lacking_statements = self
-            .replica
-            .stored_statements()
-            .filter(|(id, entry)| link.statements.get(id) != Some(&signers_digest(&entry.signed)))
-            .map(|(id, _)| *id)
-            .collect();
+        for (actor, state) in &self.replica.logs {
+            let told = link.touched.get(actor).copied().unwrap_or(state.stored);
+            link.note_has(*actor, told);
+        }
+        self.probe(now, id);
+        self.retune_all();
+        let Some(link) = self.links.get_mut(&id) else { return };
+        link.is_new = false;
+        let touched = std::mem::take(&mut link.touched);
+        let statements = std::mem::take(&mut link.touched_statements);
+        for actor in touched.into_keys() {
+            self.tell_log(now, id, &actor);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let is_lacking = |id: &StatementId| {
+            let entry = self.replica.stored_statement(id);
+            entry.is_some_and(|entry| link.statements.get(id) != Some(&signers_digest(&entry.signed)))
+        };
+        link.have_statements_out.extend(statements.into_iter().filter(is_lacking));
+        if !link.have_statements_out.is_empty() {
+            link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
+        }
     }
 
     pub(super) fn send_clock(&mut self, id: LinkId, wants_answer: bool) {
@@ -171,12 +183,8 @@ impl Engine {
     }
 
     /// A part of the peer's clock.
-    pub(super) fn receive_clock(&mut self, id: LinkId, clock: Clock) {
+    pub(super) fn receive_clock(&mut self, now: Time, id: LinkId, clock: Clock) {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.phase != Phase::Greeting) else { return };
-        if clock.is_first {
-            link.has.clear();
-            link.statements.clear();
-        }
         let mut forked = Vec::new();
         for (actor, seq, digest) in clock.logs {
             link.note_has(actor, seq);
@@ -191,7 +199,11 @@ impl Engine {
             if clock.wants_answer {
                 self.after.push(After::SendClock(id, false));
             }
-            self.ready(id);
+            let is_greeting = self.links.get(&id).is_some_and(|link| link.is_new);
+            if is_greeting {
+                self.ready(now, id);
+            }
+            self.note_missing(now, id, is_greeting);
         }
     }
 
@@ -207,15 +219,16 @@ impl Engine {
         }
     }
 
-    /// Tells the links of what the store has of a log now.
+    /// Tells the links of what the store has of a log now, each as its peer asked.
     pub(super) fn announce_log(&mut self, now: Time, actor: Actor, seq: u64) {
         let Some(state) = self.replica.logs.get_mut(&actor) else { return };
         let before = state.stored;
         state.stored = state.stored.max(seq.min(state.seq));
         let carrier = state.log.carrier;
-        let class = state.log.document.kind().class();
-        let neighbours = self.neighbours.get(&carrier).filter(|_| carrier != self.device);
-        for link in self.links.values_mut() {
+        self.origins.intern(&carrier);
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in links {
+            let Some(link) = self.links.get_mut(&id) else { continue };
             if link.phase != Phase::Ready {
                 link.touched.entry(actor).or_insert(before);
                 continue;
@@ -223,31 +236,55 @@ impl Engine {
             if link.device == carrier {
                 link.note_has(actor, seq);
             }
-            if link.has_of(&actor) >= seq || self.replica.roster.standing(&link.device) != Standing::Member {
-                continue;
-            }
-            if neighbours.is_some_and(|neighbours| neighbours.contains(&link.device)) {
-                link.deferred.entry(actor).or_insert((now.plus_millis(DEFER_MS), seq));
-                link.have_out.insert(actor, seq);
-                link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
-            } else {
-                link.lacking.insert((class, actor));
-            }
+            self.tell_log(now, id, &actor);
         }
     }
 
-    pub(super) fn announce_statement(&mut self, id: StatementId) {
+    /// A peer may lack something of a log: it gets it, or hears of it, as it asked.
+    pub(super) fn tell_log(&mut self, now: Time, id: LinkId, actor: &Actor) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(state) = self.replica.logs.get(actor) else { return };
+        if link.has_of(actor) >= state.stored || self.replica.roster.standing(&link.device) != Standing::Member {
+            return;
+        }
+        let Some(origin) = self.origins.find(&state.log.carrier) else { return };
+        match link.served.modes.of(origin) {
+            Mode::Full => {
+                link.lacking.insert((state.log.document.kind().class(), *actor));
+            }
+            Mode::Digest => {
+                link.have_out.insert(*actor, state.stored);
+                link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
+            }
+            Mode::Mute => {}
+        }
+    }
+
+    /// Tells the links of a statement. Where it is not known where it entered the mesh, there is no tree for it, and all
+    /// hear of it that may not have it.
+    pub(super) fn announce_statement(&mut self, now: Time, id: StatementId, origin: Option<Origin>) {
         let Some(entry) = self.replica.roster.entries().get(&id) else { return };
         let digest = signers_digest(&entry.signed);
+        if let Some(origin) = origin {
+            self.statement_origins.insert(id, origin);
+        }
         for link in self.links.values_mut() {
-            match link.phase {
-                Phase::Ready if link.statements.get(&id) != Some(&digest) => {
+            if link.phase != Phase::Ready {
+                link.touched_statements.insert(id);
+                continue;
+            }
+            if link.statements.get(&id) == Some(&digest) {
+                continue;
+            }
+            match origin.map_or(Mode::Digest, |origin| link.served.modes.of(origin)) {
+                Mode::Full => {
                     link.lacking_statements.insert(id);
                 }
-                Phase::Ready => {}
-                _ => {
-                    link.touched_statements.insert(id);
+                Mode::Digest => {
+                    link.have_statements_out.insert(id);
+                    link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
                 }
+                Mode::Mute => {}
             }
         }
     }

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::LinkId;
+use super::origins::Origin;
 use crate::admission::Wait;
 use crate::change::Run;
 use crate::id::{Actor, Key, StatementId};
@@ -26,6 +27,16 @@ const CHANGE_OVERHEAD_BYTES: usize = 128;
 
 /// Where a waiting run is found: its log and first sequence number.
 pub(crate) type RunKey = (Actor, u64);
+
+/// A statement, with where it comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Sourced {
+    pub(super) signed: SignedStatement,
+    /// The link that brought it.
+    pub(super) link: Option<LinkId>,
+    /// The node where it entered the mesh, where that is known.
+    pub(super) origin: Option<Origin>,
+}
 
 #[derive(Debug, Clone)]
 struct WaitingRun {
@@ -59,7 +70,7 @@ pub(crate) struct Pending {
     authors: BTreeMap<Key, Usage>,
     links: BTreeMap<LinkId, Usage>,
     bytes: usize,
-    statements: BTreeMap<StatementId, (SignedStatement, Option<LinkId>)>,
+    statements: BTreeMap<StatementId, Sourced>,
 }
 
 impl Pending {
@@ -129,6 +140,14 @@ impl Pending {
         of_heaviest.map(|(key, _)| *key).max_by_key(|(_, first_seq)| *first_seq)
     }
 
+    /// Whether a log waits here up to a sequence number, and for something else than its own earlier changes.
+    pub(crate) fn holds(&self, actor: &Actor, seq: u64) -> bool {
+        let mut of_log = self.runs.range((*actor, 0)..=(*actor, u64::MAX)).map(|(_, waiting)| waiting);
+        let Some(first) = of_log.next() else { return false };
+        let last = of_log.last().unwrap_or(first);
+        first.wait != Wait::Log(*actor) && last.run.last_seq() >= seq
+    }
+
     /// Takes a run out.
     pub(crate) fn take(&mut self, key: &RunKey) -> Option<(Run, Option<LinkId>)> {
         let WaitingRun { run, link, wait, bytes } = self.runs.remove(key)?;
@@ -158,24 +177,30 @@ impl Pending {
     }
 
     /// Keeps a statement until its signers or what it replaces are known; `false` where a limit forbids it.
-    pub(crate) fn insert_statement(&mut self, signed: SignedStatement, link: Option<LinkId>) -> bool {
-        if let Some((waiting, _)) = self.statements.get_mut(&signed.id()) {
-            waiting.merge(&signed); // each of two signatures may come by itself
+    pub(super) fn insert_statement(&mut self, sourced: Sourced) -> bool {
+        if let Some(waiting) = self.statements.get_mut(&sourced.signed.id()) {
+            waiting.signed.merge(&sourced.signed); // each of two signatures may come by itself
             return true;
         }
+        let link = sourced.link;
         let of_link = link.and_then(|link| self.links.get(&link)).map_or(0, |usage| usage.statements);
         let fits = self.statements.len() < STATEMENTS_MAX && of_link < PEER_STATEMENTS_MAX;
         if fits {
             if let Some(link) = link {
                 self.links.entry(link).or_default().statements += 1;
             }
-            self.statements.insert(signed.id(), (signed, link));
+            self.statements.insert(sourced.signed.id(), sourced);
         }
         fits
     }
 
+    /// Whether a statement waits.
+    pub(crate) fn holds_statement(&self, id: &StatementId) -> bool {
+        self.statements.contains_key(id)
+    }
+
     /// Takes all statements out, to be judged again.
-    pub(crate) fn take_statements(&mut self) -> Vec<(SignedStatement, Option<LinkId>)> {
+    pub(super) fn take_statements(&mut self) -> Vec<Sourced> {
         self.links.values_mut().for_each(|usage| usage.statements = 0);
         std::mem::take(&mut self.statements).into_values().collect()
     }
@@ -187,7 +212,7 @@ impl Pending {
         let evicted =
             |(key, wait): &(RunKey, Wait)| self.take(key).map(|(_, link)| Evicted { wait: *wait, actor: key.0, link });
         let dropped = keys.iter().filter_map(evicted).collect();
-        self.statements.retain(|_, (_, source)| *source != Some(link));
+        self.statements.retain(|_, waiting| waiting.link != Some(link));
         self.links.remove(&link);
         dropped
     }

@@ -1,16 +1,18 @@
 //! What comes from peers: frames, runs and statements.
 
-use super::frame::{Frame, Hello, PROTOCOL_RANGE};
+use super::frame::{Changes, Frame, Hello, Name, PROTOCOL_RANGE, Statement};
 use super::link::signers_digest;
-use super::pending::Evicted;
+use super::missing::Item;
+use super::origins::Origin;
+use super::pending::{Evicted, Sourced};
 use super::refusal::Refusal;
 use super::replica::Settled;
 use super::{After, Effect, Engine, LinkId};
 use crate::admission::{Outcome, Wait};
 use crate::change::Run;
-use crate::id::{Actor, DeviceId, Key, StatementId, Time};
+use crate::id::{Actor, DeviceId, StatementId, Time};
 use crate::roster::Standing;
-use crate::statement::{SignedStatement, StatementParts};
+use crate::statement::SignedStatement;
 use crate::store::{AuditRecord, Staged, StoreError};
 
 /// Most logs that a peer may intern in one session.
@@ -18,9 +20,6 @@ pub(super) const NAMES_MAX: usize = 1 << 16;
 
 /// Most logs that are to be asked for again; what is beyond comes with the next comparison of roots.
 const EVICTED_MAX: usize = 1 << 16;
-
-/// A statement with the link that brought it.
-type Sourced = (SignedStatement, Option<LinkId>);
 
 /// Most logs, and most statements, that a peer may claim to have.
 pub(super) const CLAIMS_MAX: usize = 1 << 17;
@@ -35,12 +34,12 @@ impl Engine {
     ) -> Result<(), StoreError> {
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         link.heard(now);
-        let peer = link.peer;
+        let has_greeted = link.peer_root.is_some();
         match Frame::decode(bytes) {
             Ok(None) => {}
-            Err(error) => self.fault(staged, id, peer, &error.to_string()),
-            Ok(Some(Frame::Hello(hello))) if !self.has_greeted(id) => {
-                self.receive_hello(staged, id, hello)?;
+            Err(error) => self.fault(staged, id, &error.to_string()),
+            Ok(Some(Frame::Hello(hello))) if !has_greeted => {
+                self.receive_hello(now, staged, id, hello)?;
                 if self.has_greeted(id) {
                     for early in self.take_early(id) {
                         self.receive(now, staged, id, &early)?;
@@ -48,36 +47,58 @@ impl Engine {
                     self.pump(now, staged, Some(id));
                 }
             }
-            Ok(Some(Frame::Hello(_))) => self.fault(staged, id, peer, "the peer says Hello twice"),
-            Ok(Some(_)) if !self.has_greeted(id) => self.keep_early(id, bytes),
-            Ok(Some(Frame::Clock(clock))) => {
-                self.receive_clock(id, clock);
+            Ok(Some(Frame::Hello(_))) => self.fault(staged, id, "the peer says Hello twice"),
+            Ok(Some(_)) if !has_greeted => self.keep_early(id, bytes),
+            Ok(Some(frame)) => self.receive_frame(now, staged, id, frame)?,
+        }
+        Ok(())
+    }
+
+    /// A frame of a peer that has said `Hello`.
+    fn receive_frame(
+        &mut self,
+        now: Time,
+        staged: &mut Staged<'_>,
+        id: LinkId,
+        frame: Frame,
+    ) -> Result<(), StoreError> {
+        match frame {
+            Frame::Hello(_) => {}
+            Frame::Clock(clock) => {
+                self.receive_clock(now, id, clock);
                 self.check_claims(id);
                 self.pump(now, staged, Some(id));
             }
-            Ok(Some(Frame::Have(entries))) => {
-                if let Some(link) = self.links.get_mut(&id) {
-                    entries.into_iter().for_each(|(actor, seq)| link.note_has(actor, seq));
+            Frame::Have(entries) => {
+                self.receive_have(now, id, entries);
+                self.check_claims(id);
+            }
+            Frame::HaveStatements(entries) => {
+                self.receive_have_statements(now, id, entries);
+                self.check_claims(id);
+            }
+            Frame::Want(entries) => {
+                for (actor, seq) in entries {
+                    self.wanted(id, actor, seq);
                 }
-                self.check_claims(id);
-            }
-            Ok(Some(Frame::Want(actor, seq))) => {
-                self.wanted(id, actor, seq);
                 self.pump(now, staged, Some(id));
             }
-            Ok(Some(Frame::Probe(number))) => self.send_control(id, &Frame::ProbeAnswer(number)),
-            Ok(Some(Frame::ProbeAnswer(number))) => self.probe_answered(now, id, number),
-            Ok(Some(Frame::Root(root))) => self.receive_root(id, root),
-            Ok(Some(Frame::Statement(parts))) => self.receive_statement(staged, id, parts)?,
-            Ok(Some(Frame::Name(name))) => self.receive_name(staged, id, name),
-            Ok(Some(Frame::Changes(changes))) => self.receive_changes(staged, id, changes)?,
+            Frame::WantHash(hashes) => self.wanted_hashes(now, staged, id, &hashes)?,
+            Frame::Ask(ask) => self.asked(now, staged, id, &ask),
+            Frame::Probe(number) => self.send_control(id, &Frame::ProbeAnswer(number)),
+            Frame::ProbeAnswer(number) => self.probe_answered(now, id, number),
+            Frame::Root(root) => self.receive_root(id, root),
+            Frame::Statement(statement) => self.receive_statement(now, staged, id, statement)?,
+            Frame::Name(name) => self.receive_name(staged, id, name),
+            Frame::Changes(changes) => self.receive_changes(now, staged, id, changes)?,
         }
         Ok(())
     }
 
     /// The peer broke the protocol: audited, and the session ends.
-    fn fault(&mut self, staged: &mut Staged<'_>, id: LinkId, peer: Key, reason: &str) {
-        self.audit(staged, AuditRecord { peer: Some(peer), reason: reason.to_owned(), ..self.blank_audit() });
+    pub(super) fn fault(&mut self, staged: &mut Staged<'_>, id: LinkId, reason: &str) {
+        let peer = self.links.get(&id).map(|link| link.peer);
+        self.audit(staged, AuditRecord { peer, reason: reason.to_owned(), ..self.blank_audit() });
         self.close(id, reason);
     }
 
@@ -100,78 +121,88 @@ impl Engine {
         self.effects.push_back(Effect::Audit(Box::new(record)));
     }
 
-    fn receive_hello(&mut self, staged: &mut Staged<'_>, id: LinkId, hello: Hello) -> Result<(), StoreError> {
+    fn receive_hello(
+        &mut self,
+        now: Time,
+        staged: &mut Staged<'_>,
+        id: LinkId,
+        hello: Hello,
+    ) -> Result<(), StoreError> {
         let Some(link) = self.links.get(&id) else { return Ok(()) };
-        let (peer, device) = (link.peer, link.device);
+        let device = link.device;
         if hello.fleet != self.config.fleet {
-            self.fault(staged, id, peer, "the peer belongs to another fleet");
+            self.fault(staged, id, "the peer belongs to another fleet");
             return Ok(());
         }
         let (least, most) = hello.protocol;
         if least > PROTOCOL_RANGE.1 || most < PROTOCOL_RANGE.0 || least > most {
-            let reason = format!("the peer speaks protocol {least} to {most}, this node 1 to {}", PROTOCOL_RANGE.1);
-            self.fault(staged, id, peer, &reason);
+            let reason = format!(
+                "the peer speaks protocol {least} to {most}, this node {} to {}",
+                PROTOCOL_RANGE.0, PROTOCOL_RANGE.1
+            );
+            self.fault(staged, id, &reason);
             return Ok(());
         }
         let mut chain = Vec::with_capacity(hello.chain.len());
         for parts in hello.chain {
             match SignedStatement::from_parts(parts) {
-                Ok(signed) => chain.push((signed, Some(id))),
+                Ok(signed) => chain.push(Sourced { signed, link: Some(id), origin: None }),
                 Err(error) => {
-                    self.fault(staged, id, peer, &error.to_string());
+                    self.fault(staged, id, &error.to_string());
                     return Ok(());
                 }
             }
         }
         chain.reverse(); // what is last is settled first
-        let mut waiting = self.settle(staged, chain)?;
+        let mut waiting = self.settle(now, staged, chain)?;
         let standing = self.replica.standing(&device);
         if standing == Standing::Unknown {
-            waiting.retain(|(_, source)| *source != Some(id)); // a stranger's word takes no room
+            waiting.retain(|sourced| sourced.link != Some(id)); // a stranger's word takes no room
         }
         self.keep_statements(waiting);
         match standing {
-            Standing::Unknown => self.fault(staged, id, peer, "the peer is no member of this fleet"),
+            Standing::Unknown => self.fault(staged, id, "the peer is no member of this fleet"),
             Standing::Removed => self.close(id, "the device was removed from the fleet"),
             Standing::Member | Standing::Contested => {
                 let root = hello.scopes.iter().find(|scope| scope.name == "fleet").map(|scope| scope.root);
                 match root {
-                    Some(root) => self.greeted(id, root),
-                    None => self.fault(staged, id, peer, "the peer does not replicate the scope fleet"),
+                    Some(root) => self.greeted(now, id, root),
+                    None => self.fault(staged, id, "the peer does not replicate the scope fleet"),
                 }
             }
         }
         Ok(())
     }
 
-    fn receive_name(&mut self, staged: &mut Staged<'_>, id: LinkId, name: super::frame::Name) {
+    fn receive_name(&mut self, staged: &mut Staged<'_>, id: LinkId, name: Name) {
         let Some(link) = self.links.get_mut(&id) else { return };
         if name.number as usize != link.names_in.len() || link.names_in.len() >= NAMES_MAX {
-            let peer = link.peer;
-            return self.fault(staged, id, peer, "a log's number is not the next one");
+            return self.fault(staged, id, "a log's number is not the next one");
         }
         link.names_in.push(name.log);
     }
 
     fn receive_changes(
         &mut self,
+        now: Time,
         staged: &mut Staged<'_>,
         id: LinkId,
-        frame: super::frame::Changes,
+        frame: Changes,
     ) -> Result<(), StoreError> {
-        let Some(link) = self.links.get(&id) else { return Ok(()) };
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.payload_at = now;
         let Some(log) = link.names_in.get(frame.number as usize).cloned() else {
-            let peer = link.peer;
-            self.fault(staged, id, peer, "changes of a log that has no name here");
+            self.fault(staged, id, "changes of a log that has no name here");
             return Ok(());
         };
         let run = Run { log, first_seq: frame.first_seq, changes: frame.changes, signature: frame.signature };
-        self.take_run(staged, Some(id), run)
+        self.take_run(now, staged, Some(id), run)
     }
 
     /// Admits a run and everything that waited for it.
     pub(super) fn take_run(
         &mut self,
+        now: Time,
         staged: &mut Staged<'_>,
         source: Option<LinkId>,
         run: Run,
@@ -187,7 +218,8 @@ impl Engine {
                     if source.is_some() && self.is_own(&run.log) {
                         self.draw_incarnation();
                     }
-                    self.after.push(After::AnnounceLog(actor, admitted.record.seq));
+                    self.after.push(After::AnnounceLog(actor, admitted.record.seq, source));
+                    self.log_came(now, source, actor, admitted.record.seq, &run.log.carrier);
                     self.forget_logs(&admitted.superseded);
                     let changes = admitted.hashes.iter().map(|hash| Wait::Change(*hash));
                     let logs = admitted.superseded.iter().chain([&actor]).map(|log| Wait::Log(*log));
@@ -197,9 +229,20 @@ impl Engine {
                         self.ask_again(&there);
                     }
                 }
-                Outcome::Known => {}
-                Outcome::Waits(wait) => self.keep_waiting(actor, run, source, wait),
+                Outcome::Known => {
+                    if let Some(source) = source {
+                        self.duplicate_came(now, source, &run.log.carrier);
+                    }
+                }
+                Outcome::Waits(wait) => {
+                    self.log_waits(now, source, actor, run.last_seq(), wait);
+                    self.keep_waiting(actor, run, source, wait);
+                }
                 Outcome::Refused { reason, seq, evidence } => {
+                    self.missing.forget(&Item::Log(actor));
+                    if let Some(link) = source.and_then(|source| self.links.get_mut(&source)) {
+                        link.note_refused(actor);
+                    }
                     self.refused(staged, source, &run.log, Refusal { actor, seq, reason, evidence })?;
                 }
             }
@@ -219,6 +262,9 @@ impl Engine {
     pub(super) fn forget_logs(&mut self, actors: &[Actor]) {
         for link in self.links.values_mut() {
             actors.iter().for_each(|actor| link.forget_log(actor));
+        }
+        for actor in actors {
+            self.missing.forget(&Item::Log(*actor));
         }
     }
 
@@ -254,35 +300,37 @@ impl Engine {
             self.evicted.remove(&entry);
             let (_, actor, link) = entry;
             let from = self.replica.logs.get(&actor).map_or(0, |state| state.seq);
-            self.send_control(link, &Frame::Want(actor, from));
+            self.send_control(link, &Frame::Want(vec![(actor, from)]));
         }
     }
 
     fn receive_statement(
         &mut self,
+        now: Time,
         staged: &mut Staged<'_>,
         id: LinkId,
-        parts: StatementParts,
+        frame: Statement,
     ) -> Result<(), StoreError> {
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.payload_at = now;
+        let Statement { origin, parts } = frame;
         if let Some(known) = self.replica.roster().known(&parts) {
-            // Everyone passes statements on; only the first copy's signatures are worth checking.
+            // Only the first copy's signatures are worth checking.
             let (statement, digest) = (known.id(), signers_digest(known));
-            if let Some(link) = self.links.get_mut(&id)
-                && known.signatures().len() == parts.signatures.len()
-            {
+            if known.signatures().len() == parts.signatures.len() {
                 link.statements.insert(statement, digest);
             }
+            self.missing.forget(&Item::Statement(statement));
             return Ok(());
         }
         match SignedStatement::from_parts(parts) {
             Ok(signed) => {
-                if let Some(link) = self.links.get_mut(&id) {
-                    link.statements.insert(signed.id(), signers_digest(&signed));
-                }
-                self.take_statement(staged, Some(id), signed)
+                link.statements.insert(signed.id(), signers_digest(&signed));
+                let origin = origin.and_then(|device| self.origin_named(&device));
+                self.statement_came(id, signed.id(), origin);
+                self.take_statement(now, staged, Sourced { signed, link: Some(id), origin })
             }
             Err(error) => {
-                let Some(link) = self.links.get(&id) else { return Ok(()) };
                 let record = AuditRecord {
                     peer: Some(link.peer),
                     reason: format!("a statement was refused: {error}"),
@@ -295,39 +343,52 @@ impl Engine {
         }
     }
 
+    /// The number of a device that a peer names as a statement's origin.
+    fn origin_named(&mut self, device: &DeviceId) -> Option<Origin> {
+        let is_known = self.replica.standing(device) != Standing::Unknown;
+        self.origins.intern_named(device, is_known)
+    }
+
     /// Settles a statement and everything that waited for it.
     pub(super) fn take_statement(
         &mut self,
+        now: Time,
         staged: &mut Staged<'_>,
-        source: Option<LinkId>,
-        signed: SignedStatement,
+        sourced: Sourced,
     ) -> Result<(), StoreError> {
-        let waiting = self.settle(staged, vec![(signed, source)])?;
+        let waiting = self.settle(now, staged, vec![sourced])?;
         self.keep_statements(waiting);
         Ok(())
     }
 
     /// Settles statements, the last first, and what waited for them. Returns those that still wait.
-    fn settle(&mut self, staged: &mut Staged<'_>, mut work: Vec<Sourced>) -> Result<Vec<Sourced>, StoreError> {
+    fn settle(
+        &mut self,
+        now: Time,
+        staged: &mut Staged<'_>,
+        mut work: Vec<Sourced>,
+    ) -> Result<Vec<Sourced>, StoreError> {
         let mut waiting = Vec::new();
-        while let Some((signed, source)) = work.pop() {
-            match self.replica.settle(staged, &signed) {
+        while let Some(sourced) = work.pop() {
+            let Sourced { signed, link, origin } = &sourced;
+            match self.replica.settle(staged, signed) {
                 Settled::Stored(id, devices) => {
-                    self.statement_stored(staged, id, &devices)?;
+                    self.after.push(After::AnnounceStatement(id, *origin));
+                    self.statement_stored(now, staged, id, &devices)?;
                     work.extend(self.pending.take_statements());
                     work.append(&mut waiting);
                 }
                 Settled::Known => {}
-                Settled::Pending => waiting.push((signed, source)),
+                Settled::Pending => waiting.push(sourced),
                 Settled::Refused(reason) => {
                     let record = AuditRecord {
-                        peer: source.and_then(|source| self.links.get(&source)).map(|link| link.peer),
+                        peer: link.and_then(|link| self.links.get(&link)).map(|link| link.peer),
                         author: signed.signatures().keys().next().copied(),
                         reason: format!("statement {} was refused: {reason}", signed.id()),
                         ..self.blank_audit()
                     };
                     self.audit(staged, record);
-                    self.blame(source, reason);
+                    self.blame(*link, reason);
                 }
             }
         }
@@ -335,28 +396,30 @@ impl Engine {
     }
 
     fn keep_statements(&mut self, waiting: Vec<Sourced>) {
-        for (signed, source) in waiting {
-            if !self.is_gone(source) && !self.pending.insert_statement(signed, source) {
+        for sourced in waiting {
+            let link = sourced.link;
+            if !self.is_gone(link) && !self.pending.insert_statement(sourced) {
                 // The comparison of roots brings it again.
-                tracing::debug!(link = ?source, "no room for a statement that waits");
+                tracing::debug!(?link, "no room for a statement that waits");
             }
         }
     }
 
+    /// A statement is staged: what it changes of devices' standing, and of what waited for it.
     pub(super) fn statement_stored(
         &mut self,
+        now: Time,
         staged: &mut Staged<'_>,
         id: StatementId,
         devices: &[DeviceId],
     ) -> Result<(), StoreError> {
-        self.after.push(After::AnnounceStatement(id));
+        self.note_origins(devices);
         for device in devices {
             match self.replica.standing(device) {
                 Standing::Member => {
                     for run in self.replica.unstrand(staged, device)? {
-                        self.take_run(staged, None, run)?;
+                        self.take_run(now, staged, None, run)?;
                     }
-                    self.reassess(device);
                     // What was not taken while the device was contested comes again.
                     if self.replica.is_pin(&id) {
                         self.resync();
@@ -368,14 +431,14 @@ impl Engine {
                     if standing == Standing::Removed {
                         self.close_device(device);
                     } else {
-                        self.reassess(device); // a contested device gets the roster only
+                        self.withhold_logs(device);
                     }
                 }
             }
         }
         for key in self.pending.waiting_for(&Wait::Authority) {
             if let Some((run, source)) = self.pending.take(&key) {
-                self.take_run(staged, source, run)?;
+                self.take_run(now, staged, source, run)?;
             }
         }
         self.ask_again(&Wait::Authority);

@@ -67,7 +67,7 @@ impl Engine {
         let Some(id) = source else { return };
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.forks.note_branch(actor) {
-            self.send_control(id, &Frame::Want(actor, 0));
+            self.send_control(id, &Frame::Want(vec![(actor, 0)]));
         } else if link.forks.is_over() {
             self.close(id, "the peer sends changes that fit no log, and shows no fork");
         }

@@ -2,7 +2,7 @@
 //!
 //! Memory runs ahead of the store by the batch that is being staged; the driver applies it before the next input.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 
 use crate::admission::{Gate, Outcome, drop_log};
@@ -87,6 +87,8 @@ pub struct Replica {
     pub(crate) roster: Roster,
     pub(crate) logs: BTreeMap<Actor, LogState>,
     documents: BTreeMap<DocumentName, Vec<Actor>>,
+    /// Logs by the device that carries them.
+    carried: BTreeSet<(DeviceId, Actor)>,
     tree: Tree,
     durable_tree: Tree,
     generation: u64,
@@ -106,6 +108,7 @@ impl Replica {
             roster: Roster::new(fleet),
             logs: BTreeMap::new(),
             documents: BTreeMap::new(),
+            carried: BTreeSet::new(),
             tree: Tree::default(),
             durable_tree: Tree::default(),
             generation: read_record(store, Table::Setting, SETTING_GENERATION)?.unwrap_or(generation),
@@ -175,6 +178,7 @@ impl Replica {
             siblings.push(actor);
             siblings.sort_unstable();
         }
+        self.carried.insert((record.log.carrier, actor));
         let stored = self.logs.get(&actor).map_or(0, |state| state.stored);
         let before = self.logs.get(&actor).map_or(0, |state| state.seq);
         self.changes += record.seq - before;
@@ -189,6 +193,7 @@ impl Replica {
     fn forget_log(&mut self, actor: &Actor) {
         let Some(state) = self.logs.remove(actor) else { return };
         self.changes -= state.seq;
+        self.carried.remove(&(state.log.carrier, *actor));
         if let Some(siblings) = self.documents.get_mut(&state.log.document) {
             siblings.retain(|sibling| sibling != actor);
             if siblings.is_empty() {
@@ -351,6 +356,12 @@ impl Replica {
     /// Logs by id.
     pub fn logs(&self) -> &BTreeMap<Actor, LogState> {
         &self.logs
+    }
+
+    /// The logs that a device carries.
+    pub(crate) fn carried_by(&self, device: &DeviceId) -> impl Iterator<Item = Actor> + '_ {
+        let range = (*device, Actor([0; 16]))..=(*device, Actor([0xff; 16]));
+        self.carried.range(range).map(|(_, actor)| *actor)
     }
 
     /// Documents with their logs.

@@ -1,10 +1,10 @@
 //! Sending: control frames, what peers lack in the order of its class, and what time brings.
 
-use super::frame::{Changes, ENTRIES_MAX, Frame, Name};
+use super::frame::{Changes, ENTRIES_MAX, Frame, Name, Statement};
 use super::link::{CONTROL_BYTES_MAX, Link, Phase, SHARE_TURN, channel_slot, signers_digest};
-use super::{Channel, DEFER_MS, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS, read_run};
+use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS, read_run};
 use crate::change::Run;
-use crate::id::{Actor, Time};
+use crate::id::{Actor, StatementId, Time};
 use crate::store::{Staged, Table};
 
 impl Engine {
@@ -45,39 +45,55 @@ impl Engine {
         };
         let mut sent = 0;
         for id in ids {
-            self.pump_control(now, id);
+            self.pump_statements(id);
+            let before = sent;
             while sent < SEND_BYTES_MAX {
                 match self.send_next(staged, id) {
                     0 => break,
                     bytes => sent += bytes,
                 }
             }
+            self.tell_haves(now, id, sent > before);
         }
         self.pump_again |= sent >= SEND_BYTES_MAX;
     }
 
-    fn pump_control(&mut self, now: Time, id: LinkId) {
+    fn pump_statements(&mut self, id: LinkId) {
         self.flush_control(id);
         loop {
             let Some(link) = self.links.get_mut(&id) else { return };
             if !link.control.is_empty() || link.phase != Phase::Ready {
                 return;
             }
-            let Some(statement) = link.lacking_statements.pop_first() else { break };
+            let Some(statement) = link.lacking_statements.pop_first() else { return };
             // One that is being stored anew is announced again when it is.
             let Some(entry) = self.replica.stored_statement(&statement) else { continue };
             link.statements.insert(statement, signers_digest(&entry.signed));
-            let frame = Frame::Statement(entry.signed.parts());
+            link.have_statements_out.remove(&statement);
+            let origin = self.statement_origins.get(&statement).map(|origin| self.origins.device(*origin));
+            let frame = Frame::Statement(Statement { origin, parts: entry.signed.parts() });
             self.send_control(id, &frame);
         }
+    }
+
+    /// Says what there is, once it is time or where something else is sent anyway.
+    fn tell_haves(&mut self, now: Time, id: LinkId, rides: bool) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        if link.have_by.is_some_and(|due| due <= now) {
-            link.have_by = None;
-            // Also what the peer has told meanwhile that it has: it does not know yet that this node has it too.
-            let entries: Vec<(Actor, u64)> = std::mem::take(&mut link.have_out).into_iter().collect();
-            for part in entries.chunks(ENTRIES_MAX) {
-                self.send_control(id, &Frame::Have(part.to_vec()));
-            }
+        if !link.control.is_empty() || link.have_by.is_none_or(|due| due > now && !rides) {
+            return;
+        }
+        link.have_by = None;
+        // Also what the peer has told meanwhile that it has: it does not know yet that this node has it too.
+        let logs: Vec<(Actor, u64)> = std::mem::take(&mut link.have_out).into_iter().collect();
+        let statements = std::mem::take(&mut link.have_statements_out);
+        let digest = |id: &StatementId| self.replica.stored_statement(id).map(|entry| signers_digest(&entry.signed));
+        let statements: Vec<(StatementId, u32)> =
+            statements.into_iter().filter_map(|id| digest(&id).map(|digest| (id, digest))).collect();
+        for part in logs.chunks(ENTRIES_MAX) {
+            self.send_control(id, &Frame::Have(part.to_vec()));
+        }
+        for part in statements.chunks(ENTRIES_MAX) {
+            self.send_control(id, &Frame::HaveStatements(part.to_vec()));
         }
     }
 
@@ -137,24 +153,7 @@ impl Engine {
             self.close(id, "the peer did not say Hello in time");
         }
         self.probe_silent(now);
-        for link in self.links.values_mut() {
-            let due: Vec<(Actor, u64)> = link
-                .deferred
-                .iter()
-                .filter(|(_, (until, _))| *until <= now)
-                .map(|(actor, (_, seq))| (*actor, *seq))
-                .collect();
-            for (actor, seq) in due {
-                link.deferred.remove(&actor);
-                let Some(state) = self.replica.logs.get(&actor) else { continue };
-                if link.has_of(&actor) < seq.min(state.stored) {
-                    link.lacking.insert((state.log.document.kind().class(), actor));
-                } else if state.stored > link.has_of(&actor) {
-                    // What came meanwhile gets its own time.
-                    link.deferred.insert(actor, (now.plus_millis(DEFER_MS), state.stored));
-                }
-            }
-        }
+        self.fetch(now);
         if !self.links.is_empty() && self.reconcile_at <= now {
             self.reconcile_at = self.next_reconcile(now);
             self.compare_with_one();
@@ -171,18 +170,19 @@ impl Engine {
         for id in dead {
             self.close(id, "the peer is silent");
         }
-        let idle: Vec<LinkId> = self
-            .links
-            .iter_mut()
-            .filter(|(_, link)| link.probed_at.is_none() && silent(link, PROBE_MS))
-            .map(|(id, link)| {
-                link.probed_at = Some(now);
-                *id
-            })
-            .collect();
+        let is_idle = |link: &Link| link.probed_at.is_none() && silent(link, PROBE_MS);
+        let idle: Vec<LinkId> = self.links.iter().filter(|(_, link)| is_idle(link)).map(|(id, _)| *id).collect();
         for id in idle {
-            self.send_control(id, &Frame::Probe(now.0));
+            self.probe(now, id);
+            self.tell_haves(now, id, true);
         }
+    }
+
+    /// Measures the round trip of a link.
+    pub(super) fn probe(&mut self, now: Time, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.probed_at.is_none()) else { return };
+        link.probed_at = Some(now);
+        self.send_control(id, &Frame::Probe(now.0));
     }
 
     /// A probe came back; its number is when it was sent.

@@ -7,3 +7,4 @@ mod fleet;
 mod forks;
 mod hostile;
 mod scenarios;
+mod trees;

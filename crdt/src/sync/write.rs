@@ -335,7 +335,7 @@ impl Engine {
                 self.durability = Durability::Synced;
                 self.forget_logs(&admitted.superseded);
                 let seq = admitted.record.seq;
-                self.after.push(After::AnnounceLog(actor, seq));
+                self.after.push(After::AnnounceLog(actor, seq, None));
                 Reply::Written { actor, seq }
             }
             Outcome::Known => Reply::Unchanged,
@@ -349,7 +349,7 @@ impl Engine {
 
     pub(super) fn submit_statements(
         &mut self,
-        _now: Time,
+        now: Time,
         staged: &mut Staged<'_>,
         request: RequestId,
         statements: Vec<StatementParts>,
@@ -364,7 +364,9 @@ impl Engine {
             match self.replica.settle(staged, &signed) {
                 Settled::Stored(id, devices) => {
                     self.durability = Durability::Synced;
-                    self.statement_stored(staged, id, &devices)?;
+                    let own = self.origins.intern(&self.device);
+                    self.after.push(After::AnnounceStatement(id, Some(own)));
+                    self.statement_stored(now, staged, id, &devices)?;
                 }
                 Settled::Known => {}
                 Settled::Pending => {

@@ -269,14 +269,11 @@ impl Node {
                 _ => {}
             }
         }
-        let peers = reports.iter().filter(|(_, report)| report.is_up).map(|(id, _)| *id).collect();
         self.neighbours.reported.insert(device, reports);
         if device != self.device() {
             if let Some(key) = self.engine.replica().roster().key_of(&device).filter(|_| self.is_member(&device)) {
                 self.neighbours.add_addresses(key, addresses);
             }
-            let now = self.now();
-            self.engine.handle(now, Input::Neighbours { origin: device, peers }, &self.store);
         }
     }
 

@@ -3,16 +3,13 @@
 use std::collections::BTreeMap;
 
 use crdt::id::Key;
-use crdt::sync::frame::is_payload;
+use crdt::sync::frame::{CHANGES, is_payload};
 use crdt::sync::{Channel, Input, LinkId};
 use tokio::time::Instant;
 use transport::{PeerKey, SessionId, Stream};
 
 use super::outbox::{Outbox, Taken, WINDOW_BYTES};
 use super::{Node, NodeEvent};
-
-/// The type of the frames that carry changes (crdt::sync::frame).
-const CHANGES: u8 = 8;
 
 /// A session that is up.
 #[derive(Debug)]
@@ -41,6 +38,11 @@ impl Sessions {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&LinkId, &Session)> {
         self.up.iter()
+    }
+
+    /// The session of a link.
+    pub(super) fn get(&self, link: &LinkId) -> Option<&Session> {
+        self.up.get(link)
     }
 
     /// The session with a peer.
@@ -124,6 +126,7 @@ impl Node {
         for channel in [Channel::Control, Channel::Data] {
             self.input(Input::Writable { link, channel, bytes: WINDOW_BYTES });
         }
+        self.hand_over_parents(peer.device());
     }
 
     fn session_down(&mut self, session: SessionId, peer: PeerKey, reason: &str) {
@@ -136,6 +139,7 @@ impl Node {
         self.neighbours.link_down(self.now(), self.clock.wall_ms(), peer);
         self.emit(NodeEvent::link_down(&peer.device(), reason));
         self.input(Input::LinkDown(link));
+        self.hand_over_parents(peer.device());
     }
 
     fn frame(&mut self, link: LinkId, channel: Channel, bytes: Vec<u8>) {

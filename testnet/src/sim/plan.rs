@@ -116,6 +116,17 @@ pub(crate) struct LinkOracle {
     pub(crate) down_ms: u64,
     /// That many sessions in a million come up and are gone at once.
     pub(crate) error_ppm: u32,
+    /// Nodes learn of better ways to origins that much after a session came up or went, and at most as much later again,
+    /// milliseconds; in a fleet of more nodes than that, after as many milliseconds as it has nodes.
+    #[serde(default = "routes_ms")]
+    pub(crate) routes_ms: u64,
+    /// That many in a million of the ways that are handed over lead anywhere.
+    #[serde(default)]
+    pub(crate) routes_error_ppm: u32,
+}
+
+fn routes_ms() -> u64 {
+    300
 }
 
 /// A whole run.

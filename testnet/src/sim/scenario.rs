@@ -131,7 +131,7 @@ fn bound_s() -> u64 {
 }
 
 fn link_oracle() -> LinkOracle {
-    LinkOracle { up_ms: 500, down_ms: 200, error_ppm: 10_000 }
+    LinkOracle { up_ms: 500, down_ms: 200, error_ppm: 10_000, routes_ms: 300, routes_error_ppm: 2_000 }
 }
 
 impl Scenario {

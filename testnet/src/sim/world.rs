@@ -18,6 +18,7 @@ use super::wire::Session;
 
 mod driver;
 mod links;
+mod routes;
 mod steps;
 
 pub(crate) use steps::name_of;
@@ -45,6 +46,7 @@ enum Event {
     Arrive { node: usize, start: u64, waiting: Waiting },
     Wake(usize),
     Up(usize),
+    Routes,
     Gone { node: usize, start: u64, link: LinkId },
     Stored { node: usize, start: u64, token: Token, synced: Option<u64> },
     GroupSync { node: usize, start: u64 },
@@ -114,6 +116,7 @@ pub(crate) struct World<'p, 'w> {
     pub(super) stats: Stats,
     lines: Vec<LineState>,
     lines_of: Vec<Vec<usize>>,
+    routes: routes::Routes,
     sessions: BTreeMap<u64, Session>,
     /// Host and link → session.
     links: BTreeMap<(usize, LinkId), u64>,
@@ -175,6 +178,7 @@ impl<'p, 'w> World<'p, 'w> {
             stats: Stats::default(),
             lines: vec![line; plan.topology.lines.len()],
             lines_of,
+            routes: routes::Routes::default(),
             sessions: BTreeMap::new(),
             links: BTreeMap::new(),
             owed: BTreeMap::new(),
@@ -270,6 +274,7 @@ impl<'p, 'w> World<'p, 'w> {
             Event::Arrive { node, start, waiting } if is_current(self, node, start) => self.arrive(node, waiting),
             Event::Wake(node) => self.drain(node),
             Event::Up(line) => self.bring_up(line),
+            Event::Routes => self.hand_over_routes(),
             Event::Gone { node, start, link } if is_current(self, node, start) => self.gone(node, link),
             Event::Stored { node, start, token, synced } if is_current(self, node, start) => {
                 if let Some(number) = synced {

@@ -76,16 +76,25 @@ fn a_restart_over_tcp() {
     comes_back(2, 1, true, tcp);
 }
 
-/// When nobody dials, QUIC's idle timeout finds the dead peer.
+/// When nobody dials, QUIC's idle timeout finds the dead peer. A task that still runs while its runtime ends may get out a
+/// last word after all; then another is killed.
 #[test]
 fn a_dead_peer_is_lost_after_the_idle_timeout() {
-    let (mut stays, mut dies) = (Process::start(1), Process::start(2));
-    dies.peer.mesh.dial(stays.peer.key(), vec![quic(stays.peer.mesh.port())]).unwrap();
-    let up = stays.runtime.block_on(stays.peer.up());
-    dies.runtime.block_on(dies.peer.up());
-    dies.kill();
-    let (session, reason) = stays.runtime.block_on(stays.peer.down());
-    assert_eq!(session, up.session);
-    assert!(matches!(reason, DownReason::Lost(_)), "{reason}");
-    assert_eq!(stays.peer.mesh.send(session, Stream::Data, Vec::new()), Err(SendError::Closed));
+    let mut stays = Process::start(1);
+    for restarted in 2..10 {
+        let mut dies = Process::start(restarted);
+        dies.peer.mesh.dial(stays.peer.key(), vec![quic(stays.peer.mesh.port())]).unwrap();
+        let up = stays.runtime.block_on(stays.peer.up());
+        dies.runtime.block_on(dies.peer.up());
+        dies.kill();
+        let (session, reason) = stays.runtime.block_on(stays.peer.down());
+        assert_eq!(session, up.session);
+        assert_eq!(stays.peer.mesh.send(session, Stream::Data, Vec::new()), Err(SendError::Closed));
+        match reason {
+            DownReason::Lost(_) => return,
+            DownReason::ClosedByPeer => {}
+            other => panic!("{other}"),
+        }
+    }
+    panic!("nobody died without a word");
 }

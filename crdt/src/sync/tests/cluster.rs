@@ -10,7 +10,7 @@ use crate::id::{Actor, DeviceId, Root, Time};
 use crate::roster::Standing;
 use crate::schema::{DocumentName, Kind, Value};
 use crate::store::{AuditRecord, Batch, Durability, MemoryStore, Table, read_record};
-use crate::sync::{Changed, Channel, Config, Edit, Effect, Engine, Input, LinkId, Reply, RequestId, Token};
+use crate::sync::{Changed, Channel, Config, Edit, Effect, Engine, Input, LinkId, Parents, Reply, RequestId, Token};
 use crate::view::{self, View};
 
 const STREAM_BUDGET: usize = 64 * 1024;
@@ -45,6 +45,8 @@ pub(super) struct Node {
     /// Acknowledged (log, seq).
     pub(super) acknowledged: BTreeMap<Actor, u64>,
     pub(super) payload_bytes: usize,
+    /// Frames that were sent, by their type.
+    pub(super) frames: BTreeMap<u8, usize>,
     starts: u64,
 }
 
@@ -106,6 +108,7 @@ impl Cluster {
                 replies: BTreeMap::new(),
                 acknowledged: BTreeMap::new(),
                 payload_bytes: 0,
+                frames: BTreeMap::new(),
                 starts: 1,
             });
             let statements = cluster.fleet.statements_of(number);
@@ -176,7 +179,7 @@ impl Cluster {
                     node.replies.insert(request, reply);
                 }
                 Effect::Audit(record) => node.audit.push(*record),
-                Effect::Changed(Changed::Log(..) | Changed::Statement(_)) => {}
+                Effect::Changed(Changed::Log { .. } | Changed::Statement(_)) => {}
                 Effect::Incarnation(incarnation) => node.incarnation = incarnation,
                 Effect::Fault(error) => node.faults.push(error.to_string()),
             }
@@ -185,6 +188,7 @@ impl Cluster {
 
     fn send(&mut self, from: usize, link: LinkId, channel: Channel, bytes: Vec<u8>) {
         self.nodes[from].payload_bytes += bytes.len();
+        *self.nodes[from].frames.entry(bytes[0]).or_default() += 1;
         let (least, most) = self.delay_ms;
         let delay = least + self.random(most - least + 1);
         let arrival = self.now.plus_millis(delay);
@@ -434,6 +438,17 @@ impl Cluster {
 
     pub(super) fn device(&self, number: usize) -> DeviceId {
         self.fleet.device_id(number)
+    }
+
+    /// Frames of a type that all nodes have sent.
+    pub(super) fn frames(&self, kind: u8) -> usize {
+        self.nodes.iter().filter_map(|node| node.frames.get(&kind)).sum()
+    }
+
+    /// The mesh hands a node its sources of an origin.
+    pub(super) fn set_sources(&mut self, number: usize, origin: usize, sources: &[usize]) {
+        let sources = sources.iter().map(|source| self.device(*source)).collect();
+        self.input(number, Input::Parents(vec![Parents { origin: self.device(origin), sources }]));
     }
 
     pub(super) fn root(&self, number: usize) -> Root {

@@ -82,49 +82,6 @@ fn a_chain_relays() {
     assert_eq!(cluster.nodes[4].engine.replica().documents().len(), 5);
 }
 
-/// In a full mesh whose nodes know each other's neighbours, a change goes from its origin to each peer, and nobody
-/// passes it on.
-#[test]
-fn neighbours_of_the_origin_get_it_from_the_origin() {
-    let mut cluster = Cluster::new(5, 5);
-    cluster.connect_all();
-    cluster.run_until_quiescent();
-    let devices: Vec<_> = (0..5).map(|number| cluster.device(number)).collect();
-    for number in 0..5 {
-        for origin in 0..5 {
-            let peers = devices.iter().copied().filter(|device| *device != devices[origin]).collect();
-            cluster.input(number, Input::Neighbours { origin: devices[origin], peers });
-        }
-    }
-    cluster.write(0, Kind::Device, "a", Value::Int(0));
-    cluster.run_until_quiescent();
-    let before: usize = cluster.nodes[1..].iter().map(|node| node.payload_bytes).sum();
-    for value in 1..20 {
-        cluster.write(0, Kind::Device, "a", Value::Int(value));
-        cluster.run_for(5);
-    }
-    cluster.run_until_quiescent();
-    cluster.assert_converged();
-    let relayed: usize = cluster.nodes[1..].iter().map(|node| node.payload_bytes).sum::<usize>() - before;
-    // Twelve pairs tell each other once a quarter of a second at most that they have it.
-    assert!(relayed < 19 * 100, "{relayed} bytes were passed on");
-}
-
-/// The same, but one node's link to the origin is gone while the others still believe in it.
-#[test]
-fn a_wrong_belief_about_neighbours_heals() {
-    let mut cluster = Cluster::new(3, 6);
-    cluster.connect(0, 1);
-    cluster.connect(1, 2);
-    cluster.run_until_quiescent();
-    let peers = [cluster.device(1), cluster.device(2)].into();
-    let origin = cluster.device(0);
-    cluster.input(1, Input::Neighbours { origin, peers });
-    cluster.write(0, Kind::Device, "a", Value::Int(1));
-    cluster.run_until_quiescent();
-    cluster.assert_converged();
-}
-
 #[test]
 fn a_crash_loses_nothing_that_was_acknowledged() {
     for crash in [Crash::Process, Crash::Power] {

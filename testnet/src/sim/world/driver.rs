@@ -7,7 +7,7 @@ use crdt::schema::Value;
 use crdt::store::{
     Batch, ChangeRecord, Durability, KeyRecord, LogStore, Table, change_key, decode_record, encode_record, read_record,
 };
-use crdt::sync::frame::{FRAME_BYTES_MAX, Frame};
+use crdt::sync::frame::{CHANGES, FRAME_BYTES_MAX, Frame, STATEMENT};
 use crdt::sync::{Changed, Channel, Effect, Input, LinkId, Reply, RequestId, Token};
 
 use super::{Event, GROUP_SYNC_US, REPEAT_US, WINDOW_BYTES, World};
@@ -17,10 +17,6 @@ use crate::sim::mutant::Mutant;
 use crate::sim::plan::Boundary;
 use crate::sim::trace::What;
 use crate::sim::verdict::Oracle;
-
-/// Types of the frames that carry payload (crdt::sync::frame).
-const STATEMENT: u8 = 5;
-const CHANGES: u8 = 8;
 
 /// Every number that goes into an index is one greater than it was written.
 fn store_other_values(batch: &mut Batch) {
@@ -87,8 +83,8 @@ impl World<'_, '_> {
     fn is_deaf(&self, node: usize, bytes: &[u8]) -> bool {
         match Frame::decode(bytes) {
             Ok(Some(Frame::Clock(_) | Frame::Root(_))) => self.is_broken(node, Mutant::HearsNoClocks),
-            Ok(Some(Frame::Statement(parts))) if self.is_broken(node, Mutant::IgnoresRemovals) => {
-                parts.bytes.windows(7).any(|window| window == b"removal")
+            Ok(Some(Frame::Statement(statement))) if self.is_broken(node, Mutant::IgnoresRemovals) => {
+                statement.parts.bytes.windows(7).any(|window| window == b"removal")
             }
             _ => false,
         }
@@ -117,7 +113,7 @@ impl World<'_, '_> {
                     self.closed_by(node, link);
                 }
                 Effect::Reply { request, reply } => self.replied(node, request, reply),
-                Effect::Changed(Changed::Log(log, seq)) => self.stored(node, log, seq),
+                Effect::Changed(Changed::Log { actor, seq, .. }) => self.stored(node, actor, seq),
                 Effect::Changed(Changed::Statement(_)) => {}
                 Effect::Audit(record) => {
                     refusals += 1;

@@ -69,6 +69,7 @@ impl World<'_, '_> {
         let pair = [(ends.0, links[0]), (ends.1, links[1])];
         self.sessions.insert(id, Session::new(number, pair));
         self.lines[number].session = Some(id);
+        self.routes_changed();
         let first_dials = self.chance.below(2) == 0;
         let slots = if self.mutant == Some(Mutant::AsksTheMachine) && asks_the_machine() { [1, 0] } else { [0, 1] };
         for slot in slots {
@@ -102,6 +103,7 @@ impl World<'_, '_> {
     fn take_session(&mut self, number: usize) -> Option<Session> {
         let id = self.lines[number].session.take()?;
         let session = self.sessions.remove(&id)?;
+        self.routes_changed();
         for (node, link) in session.ends {
             self.links.remove(&(node, link));
             self.names.remove(&(node, link));

@@ -150,6 +150,7 @@ impl World<'_, '_> {
     }
 
     pub(super) fn die(&mut self, node: usize, power: bool) {
+        self.forget_routes(node);
         for line in self.lines_of[node].clone() {
             self.drop_session(line);
             let slot = usize::from(self.plan.topology.lines[line].ends.0 != node);

@@ -1,0 +1,205 @@
+//! Fetching: what peers say that they have and this node lacks is asked for, at once after a greeting, and after a
+//! digest only when it does not come by itself within one and a half round trips and 20 ms.
+
+use std::collections::BTreeMap;
+
+use super::frame::{ENTRIES_MAX, Frame};
+use super::link::{Phase, signers_digest};
+use super::missing::{Fetch, Item};
+use super::origins::Origin;
+use super::{Engine, LinkId};
+use crate::admission::Wait;
+use crate::id::{Actor, ChangeHash, DeviceId, StatementId, Time};
+use crate::store::{HashRecord, Staged, StoreError, Table, hash_key, read_record};
+
+/// Most things that are asked for in one call; the rest follows by the timer.
+const FETCHES_MAX: usize = 4 * ENTRIES_MAX;
+
+/// What is asked of one link.
+#[derive(Default)]
+struct Requests {
+    logs: Vec<(Actor, u64)>,
+    hashes: Vec<[u8; 32]>,
+    grafts: Vec<Origin>,
+}
+
+impl Engine {
+    /// The peer tells of logs that it has.
+    pub(super) fn receive_have(&mut self, now: Time, id: LinkId, entries: Vec<(Actor, u64)>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let patience = link.patience_micros();
+        entries.iter().for_each(|(actor, seq)| link.note_has(*actor, *seq));
+        for (actor, seq) in entries {
+            if !self.lacks(&actor, seq) {
+                continue;
+            }
+            let origin = self.replica.logs.get(&actor).and_then(|state| self.origins.find(&state.log.carrier));
+            // Where nobody is asked for them, changes do not come by themselves.
+            let is_coming = origin.is_none_or(|origin| self.has_parent(origin));
+            let due = if is_coming { now.plus_micros(patience) } else { now };
+            self.missing.note(Item::Log(actor), seq, due, true);
+        }
+        self.fetch(now);
+    }
+
+    /// The peer tells of statements that it has.
+    pub(super) fn receive_have_statements(&mut self, now: Time, id: LinkId, entries: Vec<(StatementId, u32)>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let due = now.plus_micros(link.patience_micros());
+        link.statements.extend(entries.iter().copied());
+        for (statement, digest) in entries {
+            if self.lacks_statement(&statement, digest) {
+                self.missing.note(Item::Statement(statement), 0, due, true);
+            }
+        }
+    }
+
+    /// The greeting, or a later comparison, shows all that the peer has. What is missing after a greeting is asked for at
+    /// once; what a later comparison shows may be on its way.
+    pub(super) fn note_missing(&mut self, now: Time, id: LinkId, is_greeting: bool) {
+        let Some(link) = self.links.get(&id) else { return };
+        let due = if is_greeting { now } else { now.plus_micros(link.patience_micros()) };
+        let lacks = |(actor, seq): &(Actor, u64)| self.lacks(actor, *seq);
+        let logs: Vec<(Actor, u64)> = link.has().filter(lacks).collect();
+        let statements = link.statements.iter().filter(|(id, digest)| self.lacks_statement(id, **digest));
+        let statements: Vec<StatementId> = statements.map(|(id, _)| *id).collect();
+        for (actor, seq) in logs {
+            self.missing.note(Item::Log(actor), seq, due, false);
+        }
+        for statement in statements {
+            self.missing.note(Item::Statement(statement), 0, due, false);
+        }
+        self.fetch(now);
+    }
+
+    fn lacks(&self, actor: &Actor, seq: u64) -> bool {
+        self.replica.logs.get(actor).map_or(0, |state| state.seq) < seq && !self.pending.holds(actor, seq)
+    }
+
+    fn lacks_statement(&self, id: &StatementId, digest: u32) -> bool {
+        let own = self.replica.roster().entries().get(id).map(|entry| signers_digest(&entry.signed));
+        own != Some(digest) && !self.pending.holds_statement(id)
+    }
+
+    /// Asks for everything that is due.
+    pub(super) fn fetch(&mut self, now: Time) {
+        let mut requests: BTreeMap<LinkId, Requests> = BTreeMap::new();
+        for item in self.missing.due(now, FETCHES_MAX) {
+            let Some(fetch) = self.missing.of(&item).copied() else { continue };
+            if self.is_delivering(now, item, &fetch) {
+                continue;
+            }
+            let Some(source) = self.source_of(&item, fetch.asked) else {
+                self.missing.forget(&item);
+                continue;
+            };
+            let patience = self.links.get(&source).map_or(0, super::link::Link::patience_micros);
+            if !self.missing.ask(now, item, source, patience) {
+                continue;
+            }
+            let of_link = requests.entry(source).or_default();
+            match item {
+                Item::Statement(id) => of_link.hashes.push(id.0),
+                Item::Log(actor) => {
+                    let state = self.replica.logs.get(&actor);
+                    of_link.logs.push((actor, state.map_or(0, |state| state.seq)));
+                    let origin = state.and_then(|state| self.origins.find(&state.log.carrier));
+                    of_link.grafts.extend(origin.filter(|_| fetch.is_live));
+                }
+            }
+        }
+        for (id, requests) in requests {
+            self.request(id, requests);
+        }
+    }
+
+    fn request(&mut self, id: LinkId, requests: Requests) {
+        let Requests { logs, hashes, mut grafts } = requests;
+        grafts.sort_unstable();
+        grafts.dedup();
+        for origin in grafts {
+            self.graft(id, origin);
+        }
+        for part in logs.chunks(ENTRIES_MAX) {
+            self.send_control(id, &Frame::Want(part.to_vec()));
+        }
+        for part in hashes.chunks(ENTRIES_MAX) {
+            self.send_control(id, &Frame::WantHash(part.to_vec()));
+        }
+    }
+
+    /// Whether the link that was asked for an item has just delivered something else: then it gets more time.
+    fn is_delivering(&mut self, now: Time, item: Item, fetch: &Fetch) -> bool {
+        let Some(link) = fetch.asked.and_then(|asked| self.links.get(&asked)) else { return false };
+        let until = link.payload_at.plus_micros(link.patience_micros());
+        self.missing.wait_until(now, item, until)
+    }
+
+    /// The nearest link whose peer has an item, another than the one that was asked last where there is one.
+    fn source_of(&self, item: &Item, asked: Option<LinkId>) -> Option<LinkId> {
+        let has = |link: &super::link::Link| match item {
+            Item::Log(actor) => {
+                let own = self.replica.logs.get(actor).map_or(0, |state| state.seq);
+                link.has_of(actor) > own && link.is_fit_for(actor)
+            }
+            Item::Statement(id) => link.statements.get(id).is_some_and(|digest| self.lacks_statement(id, *digest)),
+        };
+        let ready = self.links.iter().filter(|(_, link)| link.phase == Phase::Ready && has(link));
+        ready.map(|(id, link)| (asked == Some(*id), link.patience_micros(), *id)).min().map(|(_, _, id)| id)
+    }
+
+    /// Changes came. Who told of them and had to be asked becomes the parent of their origin, if it was not known whose they
+    /// were; who was not asked is told so.
+    pub(super) fn log_came(&mut self, now: Time, source: Option<LinkId>, actor: Actor, seq: u64, carrier: &DeviceId) {
+        let fetch = self.missing.of(&Item::Log(actor)).copied().filter(|fetch| fetch.asked == source);
+        self.missing.got(&Item::Log(actor), seq);
+        let Some(id) = source else { return };
+        let origin = self.origins.intern(carrier);
+        let is_parent = self.links.get(&id).is_some_and(|link| link.asked.modes.of(origin) == super::Mode::Full);
+        match fetch {
+            Some(fetch) if fetch.is_live && !is_parent => self.graft(id, origin),
+            None if !is_parent => self.unasked_came(now, id, origin),
+            _ => {}
+        }
+    }
+
+    /// Changes came that wait. Where they wait for earlier ones of their own log, these are missing.
+    pub(super) fn log_waits(&mut self, now: Time, source: Option<LinkId>, actor: Actor, seq: u64, wait: Wait) {
+        if wait != Wait::Log(actor) {
+            self.missing.got(&Item::Log(actor), seq);
+        } else if let Some(link) = source.and_then(|source| self.links.get(&source)) {
+            self.missing.note(Item::Log(actor), seq, now.plus_micros(link.patience_micros()), false);
+        }
+    }
+
+    /// A statement came: where it had to be asked for, the tree on which it should have come has a gap.
+    pub(super) fn statement_came(&mut self, id: LinkId, statement: StatementId, origin: Option<Origin>) {
+        let fetched = self.missing.forget(&Item::Statement(statement));
+        let is_gap = fetched.is_some_and(|fetch| fetch.is_live && fetch.asked == Some(id));
+        if let Some(origin) = origin.filter(|_| is_gap) {
+            self.graft(id, origin);
+        }
+    }
+
+    /// The peer lacks changes or statements that it knows by their hashes.
+    pub(super) fn wanted_hashes(
+        &mut self,
+        now: Time,
+        staged: &Staged<'_>,
+        id: LinkId,
+        hashes: &[[u8; 32]],
+    ) -> Result<(), StoreError> {
+        for hash in hashes {
+            if self.replica.stored_statement(&StatementId(*hash)).is_some() {
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.lacking_statements.insert(StatementId(*hash));
+                }
+            } else if let Some(record) = read_record::<HashRecord>(staged, Table::Hash, &hash_key(&ChangeHash(*hash)))?
+            {
+                self.wanted(id, record.actor, record.seq - 1);
+            }
+        }
+        self.pump(now, staged, Some(id));
+        Ok(())
+    }
+}
