@@ -51,9 +51,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::direct::Direct;
 pub(crate) use self::error::TopologyError;
 use self::file::Plan;
 
+mod direct;
 mod error;
 mod file;
 mod ground;
