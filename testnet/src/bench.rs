@@ -9,6 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 mod admission;
 mod author;
 mod converge;
+mod dissemination;
 mod history;
 mod machine;
 mod operator;
@@ -17,11 +18,15 @@ mod report;
 mod spread;
 mod traffic;
 
+use report::Report;
+
 /// The benches.
 #[derive(Subcommand)]
 pub(crate) enum BenchCommand {
     /// Five real processes on loopback: how soon a write is readable everywhere, and what that costs
     Converge(ConvergeArgs),
+    /// Simulated fleets: how soon a change is everywhere, and how many copies that costs, beside a model of gossipsub
+    Dissemination(dissemination::DisseminationArgs),
 }
 
 /// `bench converge`
@@ -54,21 +59,27 @@ pub(crate) enum Format {
 
 /// Runs a bench; says whether every target was met.
 pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
-    let BenchCommand::Converge(args) = command;
-    // One thread, so that what watches takes at most one core from what is watched.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(async {
-        tokio::select! {
-            report = converge::run(&args) => report,
-            // The nodes are killed when their guards go.
-            _ = ended() => Err(anyhow::anyhow!("interrupted")),
-        }
-    })?;
-    print(&match args.output {
+    let (report, output) = match command {
+        BenchCommand::Converge(args) => (converge(&args)?, args.output),
+        BenchCommand::Dissemination(args) => (dissemination::run(&args)?, args.output),
+    };
+    print(&match output {
         Format::Table => report.to_table(),
         Format::Json => report.to_json()?,
     });
     Ok(report.passes())
+}
+
+fn converge(args: &ConvergeArgs) -> anyhow::Result<Report> {
+    // One thread, so that what watches takes at most one core from what is watched.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        tokio::select! {
+            report = converge::run(args) => report,
+            // The nodes are killed when their guards go.
+            _ = ended() => Err(anyhow::anyhow!("interrupted")),
+        }
+    })
 }
 
 async fn ended() -> io::Result<()> {

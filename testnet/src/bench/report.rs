@@ -11,7 +11,7 @@ pub(crate) struct Row {
     value: f64,
     /// What it may be at most.
     target: Option<f64>,
-    /// What the machine itself needs, measured in the same run.
+    /// What the machine itself needs, or another system does, measured in the same run.
     baseline: Option<f64>,
 }
 
@@ -45,11 +45,18 @@ impl Row {
 pub(crate) struct Report {
     bench: &'static str,
     rows: Vec<Row>,
+    /// What the baselines are, as a column's title.
+    beside: &'static str,
 }
 
 impl Report {
     pub(crate) fn new(bench: &'static str) -> Report {
-        Report { bench, rows: Vec::new() }
+        Report { bench, rows: Vec::new(), beside: "TIMES THE FLOOR" }
+    }
+
+    /// The baselines are no floor but this.
+    pub(crate) fn beside(self, beside: &'static str) -> Report {
+        Report { beside, ..self }
     }
 
     pub(crate) fn add(&mut self, row: Row) {
@@ -89,8 +96,7 @@ impl Report {
     }
 
     pub(crate) fn to_table(&self) -> String {
-        let mut cells: Vec<[String; 6]> =
-            vec![["WHAT", "VALUE", "UNIT", "TARGET", "", "TIMES THE FLOOR"].map(str::to_owned)];
+        let mut cells: Vec<[String; 6]> = vec![["WHAT", "VALUE", "UNIT", "TARGET", "", self.beside].map(str::to_owned)];
         for row in &self.rows {
             let verdict = row.pass().map_or("", |pass| if pass { "ok" } else { "MISSED" });
             let floor = row.baseline.zip(row.ratio());
@@ -134,7 +140,8 @@ fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),
         size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
+        size if size >= 0.1 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
     }
 }
 
@@ -179,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_row_over_its_target_fails_the_report() {
-        let mut report = Report { bench: "x", rows: vec![Row::new("a", "ms", 5.0).at_most(5.0)] };
+        let mut report = Report { rows: vec![Row::new("a", "ms", 5.0).at_most(5.0)], ..Report::new("x") };
         assert!(report.passes());
         report.rows.push(Row::new("b", "ms", 9.0).beside(3.0));
         assert!(report.passes());

@@ -45,14 +45,17 @@
 //!
 //! Limits: 20,000 nodes, 256 zones, 64 links a node on average, 10 s of delay and of jitter, 4 MiB of TOML.
 
+use std::borrow::Cow;
 use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::direct::Direct;
 pub(crate) use self::error::TopologyError;
 use self::file::Plan;
 
+mod direct;
 mod error;
 mod file;
 mod ground;
@@ -75,12 +78,13 @@ pub(crate) const LINKS_PER_NODE_MAX: usize = 64;
 pub(crate) const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The presets: name and file.
-const PRESETS: [(&str, &str); 8] = [
+const PRESETS: [(&str, &str); 9] = [
     ("lan-12", include_str!("../../topologies/lan-12.toml")),
     ("fleet-100-4z", include_str!("../../topologies/fleet-100-4z.toml")),
     ("fleet-200-8z", include_str!("../../topologies/fleet-200-8z.toml")),
     ("fleet-1000-8z", include_str!("../../topologies/fleet-1000-8z.toml")),
     ("fleet-10000-8z", include_str!("../../topologies/fleet-10000-8z.toml")),
+    ("glomers-25", include_str!("../../topologies/glomers-25.toml")),
     ("islands", include_str!("../../topologies/islands.toml")),
     ("line", include_str!("../../topologies/line.toml")),
     ("star-behind-nat", include_str!("../../topologies/star-behind-nat.toml")),
@@ -129,13 +133,7 @@ impl Topology {
     ///
     /// A name that no preset has; a file that cannot be read or breaks a rule, saying which key and what is allowed.
     pub(crate) fn load(name_or_path: &str, seed: u64) -> Result<Topology, TopologyError> {
-        if let Some((name, text)) = PRESETS.iter().find(|(name, _)| *name == name_or_path) {
-            return Topology::parse(name, text, seed);
-        }
-        if !name_or_path.contains('/') && !name_or_path.ends_with(".toml") {
-            return Err(TopologyError::Unknown { name: name_or_path.to_owned(), presets: names_of_presets() });
-        }
-        Topology::parse(name_or_path, &read(Path::new(name_or_path))?, seed)
+        Topology::parse(name_or_path, &text_of(name_or_path)?, seed)
     }
 
     fn parse(name: &str, text: &str, seed: u64) -> Result<Topology, TopologyError> {
@@ -143,6 +141,17 @@ impl Topology {
             .and_then(|plan| plan.build(name, seed))
             .map_err(|fault| TopologyError::Faulty { name: name.to_owned(), fault: Box::new(fault) })
     }
+}
+
+/// The file of a preset, or the one that lies there.
+fn text_of(name_or_path: &str) -> Result<Cow<'static, str>, TopologyError> {
+    if let Some((_, text)) = PRESETS.iter().find(|(name, _)| *name == name_or_path) {
+        return Ok(Cow::Borrowed(text));
+    }
+    if !name_or_path.contains('/') && !name_or_path.ends_with(".toml") {
+        return Err(TopologyError::Unknown { name: name_or_path.to_owned(), presets: names_of_presets() });
+    }
+    read(Path::new(name_or_path)).map(Cow::Owned)
 }
 
 fn names_of_presets() -> String {

@@ -9,6 +9,7 @@ use crdt::sync::{Channel, Input, LinkId, Token};
 
 use super::fleet::Fleet;
 use super::host::{Host, Waiting};
+use super::measure::Measured;
 use super::mutant::Mutant;
 use super::plan::{Boundary, Plan};
 use super::random::Random;
@@ -86,6 +87,8 @@ pub(crate) struct Stats {
     pub(crate) done: BTreeMap<&'static str, u64>,
     /// From the end of the faults to equal roots, milliseconds.
     pub(crate) healed_ms: Option<u64>,
+    /// For benches.
+    pub(crate) measured: Measured,
 }
 
 /// Takes what happens to changes, where someone wants to see it.
@@ -150,6 +153,7 @@ pub(crate) fn run<'w>(plan: &Plan, mutant: Option<Mutant>, watcher: Option<&'w m
         world.expect_silence();
     }
     world.judge(healed);
+    world.stats.measured.up_at_end = world.members();
     let World { trace, violations, stats, .. } = world;
     Ended { trace: trace.hash(), violations, stats }
 }

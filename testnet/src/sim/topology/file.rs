@@ -128,9 +128,14 @@ impl Plan {
         Ok(Plan { zones, between, mesh, within_zones, links, places })
     }
 
+    /// Where its nodes stand, by the same seed as in [`Plan::build`].
+    pub(super) fn ground(&self, seed: u64) -> Ground {
+        Ground::new(&self.zones, &self.places, self.between.clone(), seed)
+    }
+
     /// The topology that a seed makes of it.
     pub(super) fn build(self, name: &str, seed: u64) -> Result<Topology, Fault> {
-        let ground = Ground::new(&self.zones, &self.places, self.between, seed);
+        let ground = self.ground(seed);
         let groups = if self.within_zones { ground.by_zone() } else { vec![(0..self.places.len()).collect()] };
         // Before they are made: a full mesh of 20,000 would not fit into memory.
         let expected: usize = groups.iter().map(|group| self.mesh.links_at_most(group.len())).sum();

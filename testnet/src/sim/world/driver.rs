@@ -198,6 +198,7 @@ impl World<'_, '_> {
 
     /// Counts a frame that a link takes.
     pub(super) fn count(&mut self, node: usize, link: LinkId, peer: usize, bytes: &[u8]) {
+        self.stats.measured.passed(bytes, self.now_us);
         self.stats.bytes += bytes.len() as u64;
         self.stats.copies += u64::from(bytes.first() == Some(&CHANGES));
         self.stats.statement_copies += u64::from(bytes.first() == Some(&STATEMENT));
@@ -247,6 +248,7 @@ impl World<'_, '_> {
             let Some((at_us, origin)) = self.written_us.get(&(log, seq)).copied() else { continue };
             if origin != node {
                 self.stats.delays_us.push(self.now_us - at_us);
+                self.stats.measured.stored(log, seq, node, self.now_us);
             }
             if self.watcher.is_some() {
                 let hash = self.hash_of_change(node, &log, seq).unwrap_or_default();
@@ -302,6 +304,7 @@ impl World<'_, '_> {
         let Some((log, hash)) = log.zip(record.and_then(|record| hash_of(&record.raw.0))) else { return };
         if host.acknowledged.insert((actor, seq), Acknowledged { log, hash }).is_none() {
             self.stats.changes += 1;
+            self.stats.measured.wrote(actor, seq, node, now_us);
             self.written_us.entry((actor, seq)).or_insert((now_us, node));
             self.happened(node, None, What::Written, actor, seq, hash.to_string());
         }
