@@ -83,12 +83,15 @@ impl Engine {
             return;
         }
         link.have_by = None;
-        // Also what the peer has told meanwhile that it has: it does not know yet that this node has it too.
-        let logs: Vec<(Actor, u64)> = std::mem::take(&mut link.have_out).into_iter().collect();
-        let statements = std::mem::take(&mut link.have_statements_out);
+        // What the peer has told meanwhile that it has it need not hear of.
+        let have_out = std::mem::take(&mut link.have_out).into_iter();
+        let logs: Vec<(Actor, u64)> = have_out.filter(|(actor, seq)| link.has_of(actor) < *seq).collect();
+        let statements = std::mem::take(&mut link.have_statements_out).into_iter();
         let digest = |id: &StatementId| self.replica.stored_statement(id).map(|entry| signers_digest(&entry.signed));
-        let statements: Vec<(StatementId, u32)> =
-            statements.into_iter().filter_map(|id| digest(&id).map(|digest| (id, digest))).collect();
+        let statements: Vec<(StatementId, u32)> = statements
+            .filter_map(|id| digest(&id).map(|digest| (id, digest)))
+            .filter(|(id, digest)| link.statements.get(id) != Some(digest))
+            .collect();
         for part in logs.chunks(ENTRIES_MAX) {
             self.send_control(id, &Frame::Have(part.to_vec()));
         }

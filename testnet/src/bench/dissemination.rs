@@ -251,9 +251,9 @@ mod tests {
         };
         // Each is linked with each, so that the direct way is there.
         assert!((1.0..2.0).contains(&of("many origins: write → last node, p50")), "{rows:?}");
-        assert!((0.0..11.0).contains(&of("many origins: copies beyond")), "{rows:?}");
-        assert!((0.0..11.0).contains(&of("joins meanwhile: copies beyond")), "{rows:?}");
-        assert!(of("joins meanwhile: copies of statements") >= 0.0, "{rows:?}");
+        assert!((0.0..=0.01).contains(&of("many origins: copies beyond")), "{rows:?}");
+        assert!((0.0..=0.01).contains(&of("joins meanwhile: copies beyond")), "{rows:?}");
+        assert!((-0.5..0.5).contains(&of("joins meanwhile: copies of statements")), "{rows:?}");
         assert_eq!(of("joins meanwhile: deliveries that never came"), 0.0);
         assert_eq!((of("survivors that are connected"), of("oracles found broken")), (0.0, 0.0));
     }

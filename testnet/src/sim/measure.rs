@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use crdt::id::Actor;
-use crdt::sync::frame::Frame;
+use crdt::sync::LinkId;
+use crdt::sync::frame::{CHANGES, Frame, STATEMENT};
 
 /// What a frame is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +19,8 @@ pub(crate) enum Sort {
     /// It says or asks who has what, or who is to send what to whom. Frames of types that are not known here are
     /// counted as this one, so that a new type makes no number look better.
     Digest,
+    /// The same, leaving together with another frame of its link: no message of its own.
+    RidingDigest,
     /// It asks whether a peer is there, or answers that.
     Probe,
     /// It greets a peer, or gives a log its number in the session.
@@ -28,8 +31,8 @@ impl Sort {
     /// By the type byte (crdt::sync::frame).
     fn of(kind: u8) -> Sort {
         match kind {
-            8 => Sort::Changes,
-            5 => Sort::Statement,
+            CHANGES => Sort::Changes,
+            STATEMENT => Sort::Statement,
             9 | 10 => Sort::Probe,
             1 | 7 => Sort::Greeting,
             _ => Sort::Digest,
@@ -75,6 +78,8 @@ pub(crate) struct Measured {
     /// The nodes that run at the end and should have everything.
     pub(crate) up_at_end: Vec<usize>,
     numbers: BTreeMap<(Actor, u64), usize>,
+    /// When each link took its last frame, microseconds.
+    taken_us: BTreeMap<(usize, LinkId), u64>,
 }
 
 impl Measured {
@@ -110,9 +115,12 @@ impl Measured {
         }
     }
 
-    /// As [`Measured::send`], of the engine's frame.
-    pub(crate) fn passed(&mut self, frame: &[u8], at_us: u64) {
-        let sort = frame.first().map_or(Sort::Digest, |kind| Sort::of(*kind));
+    /// As [`Measured::send`], of the engine's frame, which a node's link takes.
+    pub(crate) fn passed(&mut self, end: (usize, LinkId), frame: &[u8], at_us: u64) {
+        let mut sort = frame.first().map_or(Sort::Digest, |kind| Sort::of(*kind));
+        if self.taken_us.insert(end, at_us) == Some(at_us) && sort == Sort::Digest {
+            sort = Sort::RidingDigest;
+        }
         let changes = match sort {
             Sort::Changes => changes_in(frame),
             _ => 0,
@@ -145,6 +153,20 @@ mod tests {
     use crdt::statement::SignatureBytes;
     use crdt::sync::frame::Changes;
 
+    const END: (usize, LinkId) = (3, LinkId(7));
+
+    #[test]
+    fn a_digest_that_leaves_with_another_frame_is_no_message() {
+        let mut measured = Measured::default();
+        let have = Frame::Have(Vec::new()).encode();
+        measured.passed(END, &have, 5);
+        measured.passed(END, &Frame::Probe(1).encode(), 9);
+        measured.passed(END, &have, 9);
+        measured.passed((4, LinkId(8)), &have, 9);
+        assert_eq!(measured.sent(Sort::Digest, 0..1).frames, 2);
+        assert_eq!(measured.sent(Sort::RidingDigest, 0..1).frames, 1);
+    }
+
     #[test]
     fn a_run_of_changes_is_one_frame_and_as_many_copies() {
         let raws = vec![RawBytes(vec![1]), RawBytes(vec![2]), RawBytes(vec![3])];
@@ -152,11 +174,11 @@ mod tests {
             Frame::Changes(Changes { number: 700, first_seq: 9, changes: raws, signature: SignatureBytes([5; 64]) })
                 .encode();
         let mut measured = Measured::default();
-        measured.passed(&run, 1_999_999);
-        measured.passed(&run, 2_000_000);
-        measured.passed(&Frame::Probe(1).encode(), 2_000_000);
-        measured.passed(&Frame::Have(Vec::new()).encode(), 2_000_000);
-        measured.passed(&[77], 2_000_000);
+        measured.passed(END, &run, 1_999_999);
+        measured.passed(END, &run, 2_000_000);
+        measured.passed(END, &Frame::Probe(1).encode(), 2_000_000);
+        measured.passed(END, &Frame::Have(Vec::new()).encode(), 2_000_001);
+        measured.passed(END, &[77], 2_000_002);
         assert_eq!(measured.sent(Sort::Changes, 0..4_000_000), Sent { frames: 2, changes: 6 });
         assert_eq!(measured.sent(Sort::Changes, 2_000_000..4_000_000), Sent { frames: 1, changes: 3 });
         assert_eq!(measured.sent(Sort::Changes, 0..2_000_000), Sent { frames: 1, changes: 3 });

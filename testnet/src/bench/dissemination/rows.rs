@@ -57,7 +57,8 @@ impl Pair<'_> {
         self.row("copies beyond the one each node needs", "a needed copy", |judged| judged.beyond()).at_most(target)
     }
 
-    /// The same of statements, where devices join. The model knows none.
+    /// The same of statements, where devices join: a little below zero, as a `Hello` shows its sender's own ones. The model
+    /// knows none.
     pub(crate) fn statements(&self) -> Row {
         let (joined, nodes) = (self.plan.joiners.len() as u64, self.plan.topology.nodes.len() as u64);
         // Members but for the one that was handed them need those of each joiner; a joiner those of every other device.
@@ -77,7 +78,8 @@ impl Pair<'_> {
         self.row(&what, "%", late).at_most(target)
     }
 
-    /// Gossip Glomers counts messages over all operations; half of them are reads, which cost none.
+    /// Gossip Glomers counts messages over all operations; half of them are reads, which cost none. What leaves a link at
+    /// the same moment is one message.
     pub(crate) fn glomers(&self) -> Vec<Row> {
         let sent = |judged: &Judged<'_>, sort: Sort| judged.measured.sent(sort, judged.from_us..self.until_us()).frames;
         let writes = self.engine.changes().max(1) as f64;
@@ -88,6 +90,7 @@ impl Pair<'_> {
                 .at_most(14.0),
             self.row("… of these frames with changes, a write (floor: 24)", "", a_write(Sort::Changes)),
             self.row("… of these digests of any kind, a write", "", a_write(Sort::Digest)),
+            self.row("… digests that leave with another frame, a write", "", a_write(Sort::RidingDigest)),
             self.row("… greetings and names of logs beside them, a write", "", a_write(Sort::Greeting)),
         ]
     }

@@ -198,7 +198,7 @@ impl World<'_, '_> {
 
     /// Counts a frame that a link takes.
     pub(super) fn count(&mut self, node: usize, link: LinkId, peer: usize, bytes: &[u8]) {
-        self.stats.measured.passed(bytes, self.now_us);
+        self.stats.measured.passed((node, link), bytes, self.now_us);
         self.stats.bytes += bytes.len() as u64;
         self.stats.copies += u64::from(bytes.first() == Some(&CHANGES));
         self.stats.statement_copies += u64::from(bytes.first() == Some(&STATEMENT));
