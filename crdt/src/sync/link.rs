@@ -95,6 +95,8 @@ pub(super) struct Link {
     pub(super) device: DeviceId,
     /// The peer's device, as an origin.
     pub(super) origin: Origin,
+    /// Whether the peer's device is a member, so that logs are its business.
+    pub(super) is_member: bool,
     pub(super) phase: Phase,
     /// Whether it was not ready before: what the greeting said is all that the peer knows.
     pub(super) is_new: bool,
@@ -163,6 +165,7 @@ impl Link {
             peer,
             device: peer.device(),
             origin,
+            is_member: false,
             phase: Phase::Greeting,
             is_new: true,
             asked: Asked { modes: Modes::new(origin), named: Vec::new() },

@@ -16,7 +16,8 @@ impl Engine {
         if self.links.len() >= LINKS_MAX {
             return self.close(id, "this node has as many links as it may have");
         }
-        let greets = match self.replica.standing(&peer.device()) {
+        let standing = self.replica.standing(&peer.device());
+        let greets = match standing {
             Standing::Removed => return self.close(id, "the device was removed from the fleet"),
             Standing::Member | Standing::Contested => true,
             Standing::Unknown => dialled,
@@ -25,7 +26,9 @@ impl Engine {
             self.reconcile_at = self.next_reconcile(now);
         }
         let (origin, own) = (self.origins.intern(&peer.device()), self.origins.intern(&self.device));
-        self.links.insert(id, Link::new(peer, origin, own, now, greets));
+        let mut link = Link::new(peer, origin, own, now, greets);
+        link.is_member = standing == Standing::Member;
+        self.links.insert(id, link);
         if greets {
             self.after.push(After::Hello(id));
         }
@@ -88,13 +91,19 @@ impl Engine {
         self.links.get_mut(&id).map(|link| std::mem::take(&mut link.early)).unwrap_or_default()
     }
 
-    /// A device is contested: its links get no more logs. (Once a pin names it, clocks are exchanged.)
-    pub(super) fn withhold_logs(&mut self, device: &DeviceId) {
-        for link in self.links.values_mut().filter(|link| link.device == *device) {
+    /// A device's standing changed. A contested one gets no more logs; once a pin names it, clocks are exchanged.
+    pub(super) fn note_standing(&mut self, device: &DeviceId, standing: Standing) {
+        let is_member = standing == Standing::Member;
+        let mut has_changed = false;
+        for link in self.links.values_mut().filter(|link| link.device == *device && link.is_member != is_member) {
+            has_changed = true;
+            link.is_member = is_member;
             link.lacking.clear();
             link.have_out.clear();
         }
-        self.retune_all();
+        if has_changed {
+            self.retune_all();
+        }
     }
 
     /// Notes the root that a peer's `Hello` names; a peer that was not known before gets ours now.
@@ -160,7 +169,7 @@ impl Engine {
 
     pub(super) fn send_clock(&mut self, id: LinkId, wants_answer: bool) {
         // To who is contested or no member, logs are none of its business.
-        let is_member = self.links.get(&id).is_some_and(|link| self.is_member(&link.device));
+        let is_member = self.links.get(&id).is_some_and(|link| link.is_member);
         let logs = self.replica.logs().iter().filter(|(_, state)| is_member && state.stored > 0);
         let logs: Vec<(Actor, u64, u32)> =
             logs.map(|(actor, state)| (*actor, state.stored, state.head_digest())).collect();
@@ -207,10 +216,6 @@ impl Engine {
         }
     }
 
-    fn is_member(&self, device: &DeviceId) -> bool {
-        self.replica.standing(device) == Standing::Member
-    }
-
     /// The peer compares roots, now and then.
     pub(super) fn receive_root(&mut self, id: LinkId, root: Root) {
         let is_ready = self.links.get(&id).is_some_and(|link| link.phase == Phase::Ready);
@@ -244,7 +249,7 @@ impl Engine {
     pub(super) fn tell_log(&mut self, now: Time, id: LinkId, actor: &Actor) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(state) = self.replica.logs.get(actor) else { return };
-        if link.has_of(actor) >= state.stored || self.replica.roster.standing(&link.device) != Standing::Member {
+        if link.has_of(actor) >= state.stored || !link.is_member {
             return;
         }
         let Some(origin) = self.origins.find(&state.log.carrier) else { return };
@@ -291,9 +296,7 @@ impl Engine {
 
     /// The peer lacks a log from `seq` + 1 on.
     pub(super) fn wanted(&mut self, id: LinkId, actor: Actor, seq: u64) {
-        let roster = &self.replica.roster;
-        let is_entitled =
-            |link: &&mut Link| link.phase == Phase::Ready && roster.standing(&link.device) == Standing::Member;
+        let is_entitled = |link: &&mut Link| link.phase == Phase::Ready && link.is_member;
         let Some(link) = self.links.get_mut(&id).filter(is_entitled) else { return };
         let Some(state) = self.replica.logs.get(&actor).filter(|state| state.stored > seq) else { return };
         link.has.insert(actor, seq);

@@ -415,7 +415,9 @@ impl Engine {
     ) -> Result<(), StoreError> {
         self.note_origins(devices);
         for device in devices {
-            match self.replica.standing(device) {
+            let standing = self.replica.standing(device);
+            self.note_standing(device, standing);
+            match standing {
                 Standing::Member => {
                     for run in self.replica.unstrand(staged, device)? {
                         self.take_run(now, staged, None, run)?;
@@ -425,13 +427,11 @@ impl Engine {
                         self.resync();
                     }
                 }
-                standing => {
+                _ => {
                     let stranded = self.replica.strand(staged, device)?;
                     self.forget_logs(&stranded);
                     if standing == Standing::Removed {
                         self.close_device(device);
-                    } else {
-                        self.withhold_logs(device);
                     }
                 }
             }

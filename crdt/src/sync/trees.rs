@@ -68,8 +68,7 @@ impl Engine {
 
     /// Links that are up and lead to members, with their peers.
     fn open_links(&self) -> Vec<(LinkId, Origin)> {
-        let is_open = |device: &DeviceId| self.replica.roster.standing(device) == Standing::Member;
-        let ready = self.links.iter().filter(|(_, link)| link.phase == Phase::Ready && is_open(&link.device));
+        let ready = self.links.iter().filter(|(_, link)| link.phase == Phase::Ready && link.is_member);
         ready.map(|(id, link)| (*id, link.origin)).collect()
     }
 
