@@ -297,7 +297,7 @@ pub struct Config {
 #[derive(Debug, Clone, PartialEq)]
 enum After {
     AnnounceLog(Actor, u64, Option<LinkId>),
-    AnnounceStatement(StatementId, Option<Origin>),
+    AnnounceStatement(StatementId, Option<Origin>, Option<LinkId>),
     Reply(RequestId, Reply),
     Hello(LinkId),
     SendClock(LinkId, bool),
@@ -449,13 +449,13 @@ impl Engine {
         for step in after {
             match step {
                 After::AnnounceLog(actor, seq, source) => {
-                    self.announce_log(now, actor, seq);
+                    self.announce_log(now, actor, seq, source);
                     self.effects.push_back(Effect::Changed(Changed::Log { actor, seq, source }));
                     changed = true;
                 }
-                After::AnnounceStatement(id, origin) => {
+                After::AnnounceStatement(id, origin, source) => {
                     self.replica.statement_is_stored(&id);
-                    self.announce_statement(now, id, origin);
+                    self.announce_statement(now, id, origin, source);
                     self.effects.push_back(Effect::Changed(Changed::Statement(id)));
                     changed = true;
                 }
@@ -516,9 +516,9 @@ impl Engine {
     /// Changes that live peers have and this node lacks.
     pub fn behind(&self) -> u64 {
         let mut most: BTreeMap<Actor, u64> = BTreeMap::new();
-        for (actor, seq) in self.links.values().flat_map(Link::has) {
-            let known = most.entry(actor).or_default();
-            *known = (*known).max(seq);
+        for (actor, seq) in self.links.values().flat_map(|link| &link.ahead) {
+            let known = most.entry(*actor).or_default();
+            *known = (*known).max(*seq);
         }
         let own = |actor: &Actor| self.replica.logs.get(actor).map_or(0, |state| state.seq);
         // What peers claim may be anything.

@@ -7,6 +7,7 @@ use super::frame::{ENTRIES_MAX, Frame};
 use super::link::{Phase, signers_digest};
 use super::missing::{Fetch, Item};
 use super::origins::Origin;
+use super::replica::LogState;
 use super::{Engine, LinkId};
 use crate::admission::Wait;
 use crate::id::{Actor, ChangeHash, DeviceId, StatementId, Time};
@@ -28,7 +29,14 @@ impl Engine {
     pub(super) fn receive_have(&mut self, now: Time, id: LinkId, entries: Vec<(Actor, u64)>) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let patience = link.patience_micros();
-        entries.iter().for_each(|(actor, seq)| link.note_has(*actor, *seq));
+        for (actor, seq) in &entries {
+            let own = self.replica.logs.get(actor);
+            let stored = own.map_or(0, |state| state.stored);
+            link.claims(own.map(LogState::class), *actor, *seq, stored);
+            if *seq < stored {
+                link.is_behind(*actor, *seq);
+            }
+        }
         for (actor, seq) in entries {
             if !self.lacks(&actor, seq) {
                 continue;
@@ -46,8 +54,8 @@ impl Engine {
     pub(super) fn receive_have_statements(&mut self, now: Time, id: LinkId, entries: Vec<(StatementId, u32)>) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let due = now.plus_micros(link.patience_micros());
-        link.statements.extend(entries.iter().copied());
         for (statement, digest) in entries {
+            self.claims_statement(id, statement, digest);
             if self.lacks_statement(&statement, digest) {
                 self.missing.note(Item::Statement(statement), 0, due, true);
             }
@@ -59,9 +67,9 @@ impl Engine {
     pub(super) fn note_missing(&mut self, now: Time, id: LinkId, is_greeting: bool) {
         let Some(link) = self.links.get(&id) else { return };
         let due = if is_greeting { now } else { now.plus_micros(link.patience_micros()) };
-        let lacks = |(actor, seq): &(Actor, u64)| self.lacks(actor, *seq);
-        let logs: Vec<(Actor, u64)> = link.has().filter(lacks).collect();
-        let statements = link.statements.iter().filter(|(id, digest)| self.lacks_statement(id, **digest));
+        let ahead = link.ahead.iter().map(|(actor, seq)| (*actor, *seq));
+        let logs: Vec<(Actor, u64)> = ahead.filter(|(actor, seq)| self.lacks(actor, *seq)).collect();
+        let statements = link.ahead_statements.iter().filter(|(id, digest)| self.lacks_statement(id, **digest));
         let statements: Vec<StatementId> = statements.map(|(id, _)| *id).collect();
         for (actor, seq) in logs {
             self.missing.note(Item::Log(actor), seq, due, false);
@@ -76,7 +84,7 @@ impl Engine {
         self.replica.logs.get(actor).map_or(0, |state| state.seq) < seq && !self.pending.holds(actor, seq)
     }
 
-    fn lacks_statement(&self, id: &StatementId, digest: u32) -> bool {
+    pub(super) fn lacks_statement(&self, id: &StatementId, digest: u32) -> bool {
         let own = self.replica.roster().entries().get(id).map(|entry| signers_digest(&entry.signed));
         own != Some(digest) && !self.pending.holds_statement(id)
     }
@@ -140,9 +148,9 @@ impl Engine {
         let has = |link: &super::link::Link| match item {
             Item::Log(actor) => {
                 let own = self.replica.logs.get(actor).map_or(0, |state| state.seq);
-                link.has_of(actor) > own && link.is_fit_for(actor)
+                link.ahead_of(actor) > own && link.is_fit_for(actor)
             }
-            Item::Statement(id) => link.statements.get(id).is_some_and(|digest| self.lacks_statement(id, *digest)),
+            Item::Statement(id) => link.ahead_statements.contains_key(id),
         };
         let ready = self.links.iter().filter(|(_, link)| link.phase == Phase::Ready && has(link));
         ready.map(|(id, link)| (asked == Some(*id), link.patience_micros(), *id)).min().map(|(_, _, id)| id)

@@ -17,6 +17,10 @@ pub(super) const EARLY_BYTES_MAX: usize = 512 << 10;
 pub(super) const REFUSALS_MAX: u8 = 8;
 /// Most logs of which a peer may hold another branch; of more, nothing is asked or answered.
 pub(super) const FORKS_MAX: usize = 1024;
+/// Of most logs it is kept that the peer has less than this node; of more it hears when it compares.
+const BEHIND_MAX: usize = 4096;
+/// Most logs that are kept for a peer that changes its mind about their origins: what a failure may have cost it.
+const UNTOLD_MAX: usize = 512;
 /// How often a log is fetched from a peer whose changes of it were refused, in a session.
 pub(super) const REFETCHES_MAX: u8 = 3;
 /// How many runs may fit nothing that is stored, of logs of which no fork is proven, before the session is closed: more
@@ -111,13 +115,20 @@ pub(super) struct Link {
     pub(super) sent_root: Option<Root>,
     pub(super) peer_root: Option<Root>,
     pub(super) budget: [usize; 2],
-    /// What the peer has of each log.
-    pub(super) has: BTreeMap<Actor, u64>,
+    /// What the peer has of logs beyond what is stored here. Of everything else it is taken to have what is stored here, but
+    /// for `lacking`.
+    pub(super) ahead: BTreeMap<Actor, u64>,
+    /// Statements that the peer has otherwise than this node, with digests of their signers.
+    pub(super) ahead_statements: BTreeMap<StatementId, u32>,
+    /// Logs of which the peer has told that it has less than is stored here, until it asks for them.
+    pub(super) behind: BTreeMap<Actor, u64>,
     /// Logs that grew since our `Hello`, with what was stored before.
     pub(super) touched: BTreeMap<Actor, u64>,
     pub(super) touched_statements: BTreeSet<StatementId>,
-    pub(super) statements: BTreeMap<StatementId, u32>,
-    pub(super) lacking: BTreeSet<(Class, Actor)>,
+    /// Logs that grew of late while the peer wanted to hear nothing of them.
+    pub(super) untold: VecDeque<Actor>,
+    /// What is to be sent, each log from that number on.
+    pub(super) lacking: BTreeMap<(Class, Actor), u64>,
     pub(super) lacking_statements: BTreeSet<StatementId>,
     /// What the peer is to hear of with the next frame, or by then.
     pub(super) have_out: BTreeMap<Actor, u64>,
@@ -176,11 +187,13 @@ impl Link {
             sent_root: None,
             peer_root: None,
             budget: [0; 2],
-            has: BTreeMap::new(),
+            ahead: BTreeMap::new(),
+            ahead_statements: BTreeMap::new(),
+            behind: BTreeMap::new(),
+            untold: VecDeque::new(),
             touched: BTreeMap::new(),
             touched_statements: BTreeSet::new(),
-            statements: BTreeMap::new(),
-            lacking: BTreeSet::new(),
+            lacking: BTreeMap::new(),
             lacking_statements: BTreeSet::new(),
             have_out: BTreeMap::new(),
             have_statements_out: BTreeSet::new(),
@@ -232,19 +245,56 @@ impl Link {
         self.heard_at = now;
     }
 
-    pub(super) fn has(&self) -> impl Iterator<Item = (Actor, u64)> + '_ {
-        self.has.iter().map(|(actor, seq)| (*actor, *seq))
+    /// The peer has a log up to `seq`, while this node has stored it up to `stored`.
+    pub(super) fn claims(&mut self, class: Option<Class>, actor: Actor, seq: u64, stored: u64) {
+        if seq > stored {
+            let known = self.ahead.entry(actor).or_default();
+            *known = seq.max(*known);
+        }
+        if self.have_out.get(&actor).is_some_and(|told| *told <= seq) {
+            self.have_out.remove(&actor);
+        }
+        let Some(key) = class.map(|class| (class, actor)) else { return };
+        if let Some(from) = self.lacking.get_mut(&key) {
+            *from = seq.saturating_add(1).max(*from);
+            if *from > stored {
+                self.lacking.remove(&key);
+            }
+        }
     }
 
-    /// Notes that the peer has a log up to `seq`.
-    pub(super) fn note_has(&mut self, actor: Actor, seq: u64) {
-        let known = self.has.entry(actor).or_default();
-        *known = (*known).max(seq);
+    /// The peer has a log up to `seq`, which is less than is stored here.
+    pub(super) fn is_behind(&mut self, actor: Actor, seq: u64) {
+        if self.behind.len() < BEHIND_MAX || self.behind.contains_key(&actor) {
+            self.behind.insert(actor, seq);
+        }
+    }
+
+    /// A log grew of which the peer wants to hear nothing.
+    pub(super) fn keep_untold(&mut self, actor: Actor) {
+        if self.untold.len() >= UNTOLD_MAX {
+            self.untold.pop_front();
+        }
+        self.untold.push_back(actor);
+    }
+
+    /// A log is stored up to `stored` now.
+    pub(super) fn caught_up(&mut self, actor: &Actor, stored: u64) {
+        if self.ahead.get(actor).is_some_and(|seq| *seq <= stored) {
+            self.ahead.remove(actor);
+        }
+    }
+
+    /// The peer lacks a log from `first` on.
+    pub(super) fn lacks(&mut self, class: Class, actor: Actor, first: u64) {
+        let from = self.lacking.entry((class, actor)).or_insert(first);
+        *from = first.min(*from);
     }
 
     /// A log counts no more: what the peer has of it is no difference.
     pub(super) fn forget_log(&mut self, actor: &Actor) {
-        self.has.remove(actor);
+        self.ahead.remove(actor);
+        self.behind.remove(actor);
         self.have_out.remove(actor);
     }
 
@@ -268,7 +318,8 @@ impl Link {
         rtt.saturating_add(rtt / 2).saturating_add(20_000)
     }
 
-    pub(super) fn has_of(&self, actor: &Actor) -> u64 {
-        self.has.get(actor).copied().unwrap_or(0)
+    /// What the peer has of a log beyond what is stored here; 0 where it has no more.
+    pub(super) fn ahead_of(&self, actor: &Actor) -> u64 {
+        self.ahead.get(actor).copied().unwrap_or(0)
     }
 }

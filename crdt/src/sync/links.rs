@@ -7,6 +7,7 @@ use super::link::{EARLY_BYTES_MAX, Link, Phase, signers_digest};
 use super::modes::Mode;
 use super::origins::Origin;
 use super::pending::Evicted;
+use super::replica::LogState;
 use super::{After, Effect, Engine, HAVE_MS, LINKS_MAX, LinkId};
 use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
 use crate::roster::Standing;
@@ -43,7 +44,7 @@ impl Engine {
         for Evicted { wait, actor, .. } in self.pending.forget_link(id) {
             let seq = self.replica.logs.get(&actor).map_or(0, |state| state.seq);
             let others: Vec<LinkId> =
-                self.links.iter().filter(|(_, link)| link.has_of(&actor) > seq).map(|(id, _)| *id).collect();
+                self.links.iter().filter(|(_, link)| link.ahead_of(&actor) > seq).map(|(id, _)| *id).collect();
             others.into_iter().for_each(|link| self.note_evicted(wait, actor, link));
         }
     }
@@ -125,15 +126,6 @@ impl Engine {
             link.phase = Phase::Comparing;
             return self.send_clock(id, false);
         }
-        let received = std::mem::take(&mut link.has);
-        link.has = self.replica.logs().iter().map(|(actor, state)| (*actor, state.stored)).collect();
-        link.has.extend(link.touched.iter().map(|(actor, before)| (*actor, *before)));
-        received.into_iter().for_each(|(actor, seq)| link.note_has(actor, seq));
-        let stored = self.replica.stored_statements();
-        link.statements = stored.map(|(id, entry)| (*id, signers_digest(&entry.signed))).collect();
-        for statement in &link.touched_statements {
-            link.statements.remove(statement);
-        }
         self.ready(now, id);
         self.note_missing(now, id, true);
     }
@@ -143,25 +135,18 @@ impl Engine {
     pub(super) fn ready(&mut self, now: Time, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.phase = Phase::Ready;
-        for (actor, state) in &self.replica.logs {
-            let told = link.touched.get(actor).copied().unwrap_or(state.stored);
-            link.note_has(*actor, told);
-        }
         self.probe(now, id);
         self.retune_all();
         let Some(link) = self.links.get_mut(&id) else { return };
         link.is_new = false;
         let touched = std::mem::take(&mut link.touched);
         let statements = std::mem::take(&mut link.touched_statements);
-        for actor in touched.into_keys() {
-            self.tell_log(now, id, &actor);
+        for (actor, before) in touched {
+            self.tell_log(now, id, &actor, before);
         }
         let Some(link) = self.links.get_mut(&id) else { return };
-        let is_lacking = |id: &StatementId| {
-            let entry = self.replica.stored_statement(id);
-            entry.is_some_and(|entry| link.statements.get(id) != Some(&signers_digest(&entry.signed)))
-        };
-        link.have_statements_out.extend(statements.into_iter().filter(is_lacking));
+        let stored = statements.into_iter().filter(|id| self.replica.stored_statement(id).is_some());
+        link.have_statements_out.extend(stored);
         if !link.have_statements_out.is_empty() {
             link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
         }
@@ -196,11 +181,13 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.phase != Phase::Greeting) else { return };
         let mut forked = Vec::new();
         for (actor, seq, digest) in clock.logs {
-            link.note_has(actor, seq);
-            let own = self.replica.logs.get(&actor).filter(|state| state.stored == seq);
-            forked.extend(own.filter(|state| state.differs(digest)).map(|_| actor));
+            let own = self.replica.logs.get(&actor);
+            link.claims(own.map(LogState::class), actor, seq, own.map_or(0, |state| state.stored));
+            forked.extend(own.filter(|state| state.stored == seq && state.differs(digest)).map(|_| actor));
         }
-        link.statements.extend(clock.statements);
+        for (statement, digest) in clock.statements {
+            self.claims_statement(id, statement, digest);
+        }
         for actor in forked {
             self.branch_came(Some(id), actor);
         }
@@ -224,61 +211,78 @@ impl Engine {
         }
     }
 
-    /// Tells the links of what the store has of a log now, each as its peer asked.
-    pub(super) fn announce_log(&mut self, now: Time, actor: Actor, seq: u64) {
+    /// The peer has a statement, with signers of this digest.
+    pub(super) fn claims_statement(&mut self, id: LinkId, statement: StatementId, digest: u32) {
+        let is_other = self.lacks_statement(&statement, digest);
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if is_other {
+            link.ahead_statements.insert(statement, digest);
+        } else {
+            link.ahead_statements.remove(&statement);
+            link.have_statements_out.remove(&statement);
+            link.lacking_statements.remove(&statement);
+        }
+    }
+
+    /// Tells the links of what the store has of a log now, each as its peer asked; but for the one that brought it.
+    pub(super) fn announce_log(&mut self, now: Time, actor: Actor, seq: u64, source: Option<LinkId>) {
         let Some(state) = self.replica.logs.get_mut(&actor) else { return };
         let before = state.stored;
         state.stored = state.stored.max(seq.min(state.seq));
-        let carrier = state.log.carrier;
+        let (stored, carrier) = (state.stored, state.log.carrier);
         self.origins.intern(&carrier);
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for id in links {
             let Some(link) = self.links.get_mut(&id) else { continue };
+            let has_it = link.ahead_of(&actor) >= stored || link.device == carrier || source == Some(id);
+            link.caught_up(&actor, stored);
             if link.phase != Phase::Ready {
                 link.touched.entry(actor).or_insert(before);
-                continue;
+            } else if !has_it {
+                self.tell_log(now, id, &actor, before);
             }
-            if link.device == carrier {
-                link.note_has(actor, seq);
-            }
-            self.tell_log(now, id, &actor);
         }
     }
 
-    /// A peer may lack something of a log: it gets it, or hears of it, as it asked.
-    pub(super) fn tell_log(&mut self, now: Time, id: LinkId, actor: &Actor) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let Some(state) = self.replica.logs.get(actor) else { return };
-        if link.has_of(actor) >= state.stored || !link.is_member {
-            return;
-        }
+    /// A peer may lack what is stored of a log after `before`: it gets it, or hears of it, as it asked.
+    pub(super) fn tell_log(&mut self, now: Time, id: LinkId, actor: &Actor, before: u64) {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.is_member) else { return };
+        let Some(state) = self.replica.logs.get(actor).filter(|state| state.stored > before) else { return };
         let Some(origin) = self.origins.find(&state.log.carrier) else { return };
         match link.served.modes.of(origin) {
-            Mode::Full => {
-                link.lacking.insert((state.log.document.kind().class(), *actor));
-            }
+            Mode::Full => link.lacks(state.class(), *actor, before + 1),
             Mode::Digest => {
                 link.have_out.insert(*actor, state.stored);
                 link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
             }
-            Mode::Mute => {}
+            Mode::Mute => link.keep_untold(*actor),
         }
     }
 
     /// Tells the links of a statement. Where it is not known where it entered the mesh, there is no tree for it, and all
     /// hear of it that may not have it.
-    pub(super) fn announce_statement(&mut self, now: Time, id: StatementId, origin: Option<Origin>) {
+    pub(super) fn announce_statement(
+        &mut self,
+        now: Time,
+        id: StatementId,
+        origin: Option<Origin>,
+        source: Option<LinkId>,
+    ) {
         let Some(entry) = self.replica.roster.entries().get(&id) else { return };
         let digest = signers_digest(&entry.signed);
         if let Some(origin) = origin {
             self.statement_origins.insert(id, origin);
         }
-        for link in self.links.values_mut() {
+        for (link_id, link) in &mut self.links {
+            let has_it = link.ahead_statements.get(&id) == Some(&digest);
+            if has_it {
+                link.ahead_statements.remove(&id);
+            }
             if link.phase != Phase::Ready {
                 link.touched_statements.insert(id);
                 continue;
             }
-            if link.statements.get(&id) == Some(&digest) {
+            if has_it || source == Some(*link_id) {
                 continue;
             }
             match origin.map_or(Mode::Digest, |origin| link.served.modes.of(origin)) {
@@ -299,7 +303,6 @@ impl Engine {
         let is_entitled = |link: &&mut Link| link.phase == Phase::Ready && link.is_member;
         let Some(link) = self.links.get_mut(&id).filter(is_entitled) else { return };
         let Some(state) = self.replica.logs.get(&actor).filter(|state| state.stored > seq) else { return };
-        link.has.insert(actor, seq);
-        link.lacking.insert((state.log.document.kind().class(), actor));
+        link.lacking.insert((state.class(), actor), seq + 1);
     }
 }

@@ -6,7 +6,7 @@ use super::missing::Item;
 use super::origins::Origin;
 use super::pending::{Evicted, Sourced};
 use super::refusal::Refusal;
-use super::replica::Settled;
+use super::replica::{LogState, Settled};
 use super::{After, Effect, Engine, LinkId};
 use crate::admission::{Outcome, Wait};
 use crate::change::Run;
@@ -211,7 +211,8 @@ impl Engine {
         while let Some((run, source)) = work.pop() {
             let actor = run.log.actor(&self.config.fleet);
             if let Some(link) = source.and_then(|source| self.links.get_mut(&source)) {
-                link.note_has(actor, run.last_seq());
+                let own = self.replica.logs.get(&actor);
+                link.claims(own.map(LogState::class), actor, run.last_seq(), own.map_or(0, |state| state.stored));
             }
             match self.replica.admit(staged, &run)? {
                 Outcome::Admitted(admitted) => {
@@ -253,7 +254,7 @@ impl Engine {
     /// What a peer claims to have costs memory here.
     fn check_claims(&mut self, id: LinkId) {
         let Some(link) = self.links.get(&id) else { return };
-        if link.has.len() > CLAIMS_MAX || link.statements.len() > CLAIMS_MAX {
+        if link.ahead.len() > CLAIMS_MAX || link.ahead_statements.len() > CLAIMS_MAX {
             self.close(id, &format!("the peer claims more than {CLAIMS_MAX} logs or statements"));
         }
     }
@@ -317,15 +318,17 @@ impl Engine {
         if let Some(known) = self.replica.roster().known(&parts) {
             // Only the first copy's signatures are worth checking.
             let (statement, digest) = (known.id(), signers_digest(known));
-            if known.signatures().len() == parts.signatures.len() {
-                link.statements.insert(statement, digest);
+            let is_equal = known.signatures().len() == parts.signatures.len();
+            link.ahead_statements.remove(&statement); // what it had otherwise is known now
+            if is_equal {
+                self.claims_statement(id, statement, digest);
             }
             self.missing.forget(&Item::Statement(statement));
             return Ok(());
         }
         match SignedStatement::from_parts(parts) {
             Ok(signed) => {
-                link.statements.insert(signed.id(), signers_digest(&signed));
+                link.ahead_statements.remove(&signed.id());
                 let origin = origin.and_then(|device| self.origin_named(&device));
                 self.statement_came(id, signed.id(), origin);
                 self.take_statement(now, staged, Sourced { signed, link: Some(id), origin })
@@ -373,7 +376,7 @@ impl Engine {
             let Sourced { signed, link, origin } = &sourced;
             match self.replica.settle(staged, signed) {
                 Settled::Stored(id, devices) => {
-                    self.after.push(After::AnnounceStatement(id, *origin));
+                    self.after.push(After::AnnounceStatement(id, *origin, *link));
                     self.statement_stored(now, staged, id, &devices)?;
                     work.extend(self.pending.take_statements());
                     work.append(&mut waiting);

@@ -10,7 +10,7 @@ use crate::change::{LogName, RUN_BYTES_MAX, RUN_CHANGES_MAX, Run};
 use crate::id::{Actor, ChangeHash, DeviceId, FleetId, Root, StatementId};
 use crate::root::{Item, Tree};
 use crate::roster::{Entry, Judgement, Roster, Standing};
-use crate::schema::DocumentName;
+use crate::schema::{Class, DocumentName};
 use crate::statement::{Body, SignedStatement, StatementParts};
 use crate::store::{
     AuditRecord, ChangeRecord, LogRecord, LogStore, OrderRecord, Staged, StoreError, Table, change_key, decode_record,
@@ -58,6 +58,11 @@ pub struct LogState {
 }
 
 impl LogState {
+    /// How urgent its changes are.
+    pub(crate) fn class(&self) -> Class {
+        self.log.document.kind().class()
+    }
+
     /// Four bytes of the last change's hash; 0 while that is not stored yet.
     pub(crate) fn head_digest(&self) -> u32 {
         let [a, b, c, d, ..] = self.head.0;

@@ -68,7 +68,6 @@ impl Engine {
             let Some(statement) = link.lacking_statements.pop_first() else { return };
             // One that is being stored anew is announced again when it is.
             let Some(entry) = self.replica.stored_statement(&statement) else { continue };
-            link.statements.insert(statement, signers_digest(&entry.signed));
             link.have_statements_out.remove(&statement);
             let origin = self.statement_origins.get(&statement).map(|origin| self.origins.device(*origin));
             let frame = Frame::Statement(Statement { origin, parts: entry.signed.parts() });
@@ -83,15 +82,11 @@ impl Engine {
             return;
         }
         link.have_by = None;
-        // What the peer has told meanwhile that it has it need not hear of.
-        let have_out = std::mem::take(&mut link.have_out).into_iter();
-        let logs: Vec<(Actor, u64)> = have_out.filter(|(actor, seq)| link.has_of(actor) < *seq).collect();
-        let statements = std::mem::take(&mut link.have_statements_out).into_iter();
+        let logs: Vec<(Actor, u64)> = std::mem::take(&mut link.have_out).into_iter().collect();
+        let statements = std::mem::take(&mut link.have_statements_out);
         let digest = |id: &StatementId| self.replica.stored_statement(id).map(|entry| signers_digest(&entry.signed));
-        let statements: Vec<(StatementId, u32)> = statements
-            .filter_map(|id| digest(&id).map(|digest| (id, digest)))
-            .filter(|(id, digest)| link.statements.get(id) != Some(digest))
-            .collect();
+        let statements: Vec<(StatementId, u32)> =
+            statements.into_iter().filter_map(|id| digest(&id).map(|digest| (id, digest))).collect();
         for part in logs.chunks(ENTRIES_MAX) {
             self.send_control(id, &Frame::Have(part.to_vec()));
         }
@@ -105,8 +100,9 @@ impl Engine {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.phase == Phase::Ready) else { return 0 };
         link.turn += 1;
         let is_shared = link.turn.is_multiple_of(SHARE_TURN);
-        while let Some((class, actor)) = if is_shared { link.lacking.last() } else { link.lacking.first() }.copied() {
-            let from = link.has_of(&actor).saturating_add(1);
+        loop {
+            let next = if is_shared { link.lacking.last_key_value() } else { link.lacking.first_key_value() };
+            let Some(((class, actor), from)) = next.map(|(key, from)| (*key, *from)) else { return 0 };
             let run = match self.replica.logs.get(&actor) {
                 Some(state) => read_run(staged, Table::Change, &state.log, &actor, from, state.stored),
                 None => Ok(None),
@@ -133,15 +129,15 @@ impl Engine {
             *budget -= bytes;
             let number = u32::try_from(link.names_out.len()).unwrap_or(u32::MAX);
             link.names_out.entry(actor).or_insert(number);
-            link.note_has(actor, last);
             if self.replica.logs.get(&actor).is_none_or(|state| last >= state.stored) {
                 link.lacking.remove(&(class, actor));
+            } else {
+                link.lacking.insert((class, actor), last + 1);
             }
             let send = |bytes| Effect::Send { link: id, channel: Channel::Data, bytes };
             self.effects.extend(frames.into_iter().map(send));
             return bytes;
         }
-        0
     }
 
     pub(super) fn timer(&mut self, now: Time, staged: &Staged<'_>) {

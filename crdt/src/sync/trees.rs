@@ -254,19 +254,47 @@ impl Engine {
         Ok(())
     }
 
-    /// The peer is served some origins otherwise from now on. Where it wants more than before it gets what it has missed
-    /// of them, or hears of it; where it wants changes no more, those that wait for it wait no longer.
+    /// The peer is served some origins otherwise from now on. Where it wants more than before it gets what it has said to
+    /// lack, and hears at once of what it was not told of late; where it wants changes no more, those that wait for it wait
+    /// no longer.
     fn serve(&mut self, now: Time, id: LinkId, origins: &[Origin], mode: Mode) {
+        let mut raised = BTreeSet::new();
         for origin in origins.iter().filter(|origin| **origin != Origin::NOBODY) {
             let Some(link) = self.links.get_mut(&id) else { return };
             let before = link.served.modes.set(*origin, mode);
             let device = self.origins.device(*origin);
-            let logs: Vec<Actor> = self.replica.carried_by(&device).collect();
             if mode < before || mode == Mode::Full {
-                let is_ready = link.phase == Phase::Ready;
-                logs.iter().filter(|_| is_ready).for_each(|actor| self.tell_log(now, id, actor));
+                raised.insert(device);
+                self.send_what_is_behind(now, id, &device);
             } else if before == Mode::Full {
-                link.lacking.retain(|(_, actor)| !logs.contains(actor));
+                let logs: BTreeSet<Actor> = self.replica.carried_by(&device).collect();
+                link.lacking.retain(|(_, actor), _| !logs.contains(actor));
+            }
+        }
+        self.tell_untold(now, id, &raised);
+    }
+
+    fn send_what_is_behind(&mut self, now: Time, id: LinkId, device: &DeviceId) {
+        let logs: Vec<Actor> = self.replica.carried_by(device).collect();
+        for actor in logs {
+            let Some(link) = self.links.get_mut(&id) else { return };
+            if let Some(seq) = link.behind.remove(&actor) {
+                self.tell_log(now, id, &actor, seq);
+            }
+        }
+    }
+
+    fn tell_untold(&mut self, now: Time, id: LinkId, devices: &BTreeSet<DeviceId>) {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.is_member) else { return };
+        let logs = &self.replica.logs;
+        let is_raised = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
+        let (told, untold): (Vec<Actor>, Vec<Actor>) = link.untold.drain(..).partition(is_raised);
+        link.untold.extend(untold);
+        for actor in told {
+            let Some(state) = logs.get(&actor) else { continue };
+            if !link.lacking.contains_key(&(state.class(), actor)) {
+                link.have_out.insert(actor, state.stored);
+                link.have_by = Some(now);
             }
         }
     }

@@ -365,7 +365,7 @@ impl Engine {
                 Settled::Stored(id, devices) => {
                     self.durability = Durability::Synced;
                     let own = self.origins.intern(&self.device);
-                    self.after.push(After::AnnounceStatement(id, Some(own)));
+                    self.after.push(After::AnnounceStatement(id, Some(own), None));
                     self.statement_stored(now, staged, id, &devices)?;
                 }
                 Settled::Known => {}
