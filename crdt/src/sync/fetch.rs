@@ -110,9 +110,13 @@ impl Engine {
                 Item::Statement(id) => of_link.hashes.push(id.0),
                 Item::Log(actor) => {
                     let state = self.replica.logs.get(&actor);
-                    of_link.logs.push((actor, state.map_or(0, |state| state.seq)));
                     let origin = state.and_then(|state| self.origins.find(&state.log.carrier));
-                    of_link.grafts.extend(origin.filter(|_| fetch.is_live));
+                    let is_parent = |origin: &Origin| self.asks_full(source, *origin);
+                    match origin.filter(|origin| fetch.is_live && !is_parent(origin)) {
+                        // Its new parent sends what is missing, once it has heard what is here.
+                        Some(origin) => of_link.grafts.push(origin),
+                        None => of_link.logs.push((actor, state.map_or(0, |state| state.seq))),
+                    }
                 }
             }
         }
@@ -163,11 +167,11 @@ impl Engine {
         self.missing.got(&Item::Log(actor), seq);
         let Some(id) = source else { return };
         let origin = self.origins.intern(carrier);
-        let is_parent = self.links.get(&id).is_some_and(|link| link.asked.modes.of(origin) == super::Mode::Full);
         match fetch {
-            Some(fetch) if fetch.is_live && !is_parent => self.graft(id, origin),
-            None if !is_parent => self.unasked_came(now, id, origin),
-            _ => {}
+            _ if self.asks_full(id, origin) => {}
+            Some(fetch) if fetch.is_live => self.graft(id, origin),
+            Some(_) => {}
+            None => self.unasked_came(now, id, origin),
         }
     }
 

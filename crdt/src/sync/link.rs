@@ -222,11 +222,16 @@ impl Link {
 
     pub(super) fn timeout(&self) -> Option<Time> {
         let greeting = (self.phase == Phase::Greeting).then_some(self.hello_by);
-        let silence = if self.probed_at.is_some() { SILENCE_MS } else { PROBE_MS };
+        let silence = if self.is_probed() { SILENCE_MS } else { PROBE_MS };
         let probe = self.heard_at.plus_millis(silence);
         // While the peer does not read, nothing can be said.
         let have = self.have_by.filter(|_| self.control.is_empty());
         greeting.into_iter().chain(have).chain([probe]).min()
+    }
+
+    /// Whether a probe is on its way, and nothing has come since it was sent.
+    pub(super) fn is_probed(&self) -> bool {
+        self.probed_at.is_some_and(|at| at >= self.heard_at)
     }
 
     pub(super) fn summary(&self, link: LinkId) -> LinkSummary {

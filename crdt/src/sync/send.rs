@@ -169,7 +169,7 @@ impl Engine {
         for id in dead {
             self.close(id, "the peer is silent");
         }
-        let is_idle = |link: &Link| link.probed_at.is_none() && silent(link, PROBE_MS);
+        let is_idle = |link: &Link| !link.is_probed() && silent(link, PROBE_MS);
         let idle: Vec<LinkId> = self.links.iter().filter(|(_, link)| is_idle(link)).map(|(id, _)| *id).collect();
         for id in idle {
             self.probe(now, id);
@@ -179,7 +179,7 @@ impl Engine {
 
     /// Measures the round trip of a link.
     pub(super) fn probe(&mut self, now: Time, id: LinkId) {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.probed_at.is_none()) else { return };
+        let Some(link) = self.links.get_mut(&id) else { return };
         link.probed_at = Some(now);
         self.send_control(id, &Frame::Probe(now.0));
     }

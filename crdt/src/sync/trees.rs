@@ -190,27 +190,29 @@ impl Engine {
         }
     }
 
-    /// A digest told of what did not come: who told it becomes the parent of that origin, and is told so in any case.
+    /// A digest told of what did not come: who told it becomes the parent of that origin.
     pub(super) fn graft(&mut self, id: LinkId, origin: Origin) {
-        let Some(link) = self.links.get_mut(&id) else { return };
+        let Some(link) = self.links.get(&id) else { return };
         self.origins.promote(origin, link.origin);
-        if link.asked.modes.of(origin) == Mode::Full {
-            link.asked.modes.set(origin, Mode::Digest); // said again: it may not have been heard
-        }
         self.retune(vec![origin]);
+    }
+
+    /// Whether a link is asked for an origin's changes.
+    pub(super) fn asks_full(&self, id: LinkId, origin: Origin) -> bool {
+        let link = self.links.get(&id).filter(|link| link.phase == Phase::Ready);
+        link.is_some_and(|link| link.asked.modes.of(origin) == Mode::Full)
     }
 
     /// Whether someone is asked for an origin's changes.
     pub(super) fn has_parent(&self, origin: Origin) -> bool {
-        self.links.values().any(|link| link.phase == Phase::Ready && link.asked.modes.of(origin) == Mode::Full)
+        self.links.keys().any(|id| self.asks_full(*id, origin))
     }
 
     /// A change came that is here already. Where another link is asked for them too, the slower one tells digests from
     /// now on.
     pub(super) fn duplicate_came(&mut self, now: Time, id: LinkId, device: &DeviceId) {
         let Some(origin) = self.origins.find(device) else { return };
-        let others = self.links.iter().filter(|(other, link)| **other != id && link.phase == Phase::Ready);
-        let is_doubled = others.into_iter().any(|(_, link)| link.asked.modes.of(origin) == Mode::Full);
+        let is_doubled = self.links.keys().any(|other| *other != id && self.asks_full(*other, origin));
         match self.links.get(&id).map(|link| link.asked.modes.of(origin)) {
             Some(Mode::Full) if is_doubled => self.ask(id, vec![(origin, Mode::Digest)]),
             Some(Mode::Full) | None => {}

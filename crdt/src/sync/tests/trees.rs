@@ -105,11 +105,35 @@ fn parents_that_name_each_other_are_mended_by_digests() {
         assert_eq!(cluster.root(0), cluster.root(1));
         cluster.run_for(3 * 2 * delay_ms + 300);
         assert_eq!([cluster.root(2), cluster.root(3)], [cluster.root(0); 2], "{delay_ms} ms a hop");
-        // The loop is gone: the next change comes by itself.
+        cluster.run_until_quiescent();
+        // The loop is gone: the next change comes by itself, once to each.
+        let copies = cluster.frames(CHANGES);
         write(&mut cluster, 0, 2);
         cluster.run_for(1 + 3 * delay_ms);
         assert_eq!([cluster.root(2), cluster.root(3)], [cluster.root(0); 2], "{delay_ms} ms a hop");
+        cluster.run_until_quiescent();
+        assert_eq!(cluster.frames(CHANGES) - copies, 3);
     }
+}
+
+/// A change of a known log that a digest told of comes once, from its new parent.
+#[test]
+fn a_repair_costs_one_copy() {
+    let mut cluster = behind_one(31, 10);
+    write(&mut cluster, 0, 1);
+    cluster.run_until_quiescent();
+    // 2 believes in 3, which hears nothing: it asks nobody but 2.
+    cluster.set_sources(2, 0, &[3]);
+    cluster.set_sources(3, 0, &[2]);
+    cluster.run_until_quiescent();
+    let (copies, wants) = (cluster.frames(CHANGES), cluster.frames(WANT));
+    write(&mut cluster, 0, 2);
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    // One to 1, and one to each of 2 and 3; while both ask 1 and each other for a moment, one more at most of each.
+    let copies = cluster.frames(CHANGES) - copies;
+    assert!((3..=5).contains(&copies), "{copies}");
+    assert_eq!(cluster.frames(WANT), wants, "the new parent knows what is missing");
 }
 
 /// The parent is alive and has lost its own way to the origin.
