@@ -301,6 +301,7 @@ enum After {
     Reply(RequestId, Reply),
     Hello(LinkId),
     SendClock(LinkId, bool),
+    Graft(LinkId, Origin),
 }
 
 /// The engine of a node.
@@ -462,6 +463,7 @@ impl Engine {
                 After::Reply(request, reply) => self.effects.push_back(Effect::Reply { request, reply }),
                 After::Hello(link) => self.send_hello(now, link),
                 After::SendClock(link, wants_answer) => self.send_clock(link, wants_answer),
+                After::Graft(link, origin) => self.graft(link, origin),
             }
         }
         if changed {

@@ -4,24 +4,25 @@
 use std::collections::BTreeMap;
 
 use super::frame::{ENTRIES_MAX, Frame};
-use super::link::{Phase, signers_digest};
-use super::missing::{Fetch, Item};
+use super::link::{Link, Phase, signers_digest};
+use super::missing::{Fetch, Item, Word};
 use super::origins::Origin;
 use super::replica::LogState;
-use super::{Engine, LinkId};
+use super::{After, Engine, LinkId};
 use crate::admission::Wait;
 use crate::id::{Actor, ChangeHash, DeviceId, StatementId, Time};
 use crate::store::{HashRecord, Staged, StoreError, Table, hash_key, read_record};
 
 /// Most things that are asked for in one call; the rest follows by the timer.
 const FETCHES_MAX: usize = 4 * ENTRIES_MAX;
+/// A link that takes no more requests is looked at again after this long, milliseconds.
+const BUSY_MS: u64 = 50;
 
 /// What is asked of one link.
 #[derive(Default)]
 struct Requests {
-    logs: Vec<(Actor, u64)>,
     hashes: Vec<[u8; 32]>,
-    grafts: Vec<Origin>,
+    logs: Vec<(Actor, u64)>,
 }
 
 impl Engine {
@@ -34,7 +35,7 @@ impl Engine {
             let stored = own.map_or(0, |state| state.stored);
             link.claims(own.map(LogState::class), *actor, *seq, stored);
             if *seq < stored {
-                link.is_behind(*actor, *seq);
+                link.says_less(*actor, *seq);
             }
         }
         for (actor, seq) in entries {
@@ -45,7 +46,7 @@ impl Engine {
             // Where nobody is asked for them, changes do not come by themselves.
             let is_coming = origin.is_none_or(|origin| self.has_parent(origin));
             let due = if is_coming { now.plus_micros(patience) } else { now };
-            self.missing.note(Item::Log(actor), seq, due, true);
+            self.missing.note(Item::Log(actor), Word { link: id, seq, is_live: true }, due);
         }
         self.fetch(now);
     }
@@ -57,7 +58,7 @@ impl Engine {
         for (statement, digest) in entries {
             self.claims_statement(id, statement, digest);
             if self.lacks_statement(&statement, digest) {
-                self.missing.note(Item::Statement(statement), 0, due, true);
+                self.missing.note(Item::Statement(statement), Word { link: id, seq: 0, is_live: true }, due);
             }
         }
     }
@@ -71,11 +72,11 @@ impl Engine {
         let logs: Vec<(Actor, u64)> = ahead.filter(|(actor, seq)| self.lacks(actor, *seq)).collect();
         let statements = link.ahead_statements.iter().filter(|(id, digest)| self.lacks_statement(id, **digest));
         let statements: Vec<StatementId> = statements.map(|(id, _)| *id).collect();
-        for (actor, seq) in logs {
-            self.missing.note(Item::Log(actor), seq, due, false);
-        }
         for statement in statements {
-            self.missing.note(Item::Statement(statement), 0, due, false);
+            self.missing.note(Item::Statement(statement), Word { link: id, seq: 0, is_live: false }, due);
+        }
+        for (actor, seq) in logs {
+            self.missing.note(Item::Log(actor), Word { link: id, seq, is_live: false }, due);
         }
         self.fetch(now);
     }
@@ -84,9 +85,14 @@ impl Engine {
         self.replica.logs.get(actor).map_or(0, |state| state.seq) < seq && !self.pending.holds(actor, seq)
     }
 
-    pub(super) fn lacks_statement(&self, id: &StatementId, digest: u32) -> bool {
+    /// Whether a statement with signers of this digest is another than what is here.
+    pub(super) fn is_other_statement(&self, id: &StatementId, digest: u32) -> bool {
         let own = self.replica.roster().entries().get(id).map(|entry| signers_digest(&entry.signed));
-        own != Some(digest) && !self.pending.holds_statement(id)
+        own != Some(digest)
+    }
+
+    fn lacks_statement(&self, id: &StatementId, digest: u32) -> bool {
+        self.is_other_statement(id, digest) && !self.pending.holds_statement(id)
     }
 
     /// Asks for everything that is due.
@@ -97,46 +103,46 @@ impl Engine {
             if self.is_delivering(now, item, &fetch) {
                 continue;
             }
-            let Some(source) = self.source_of(&item, fetch.asked) else {
+            let Some(source) = self.source_of(&item, &fetch) else {
                 self.missing.forget(&item);
                 continue;
             };
-            let patience = self.links.get(&source).map_or(0, super::link::Link::patience_micros);
-            if !self.missing.ask(now, item, source, patience) {
+            let Some(link) = self.links.get(&source) else { continue };
+            // What it does not take now would wait here, and be asked for again before it was heard.
+            if !link.control.is_empty() && self.missing.wait_until(now, item, now.plus_millis(BUSY_MS)) {
+                continue;
+            }
+            if !self.missing.ask(now, item, source, link.patience_micros()) {
+                self.give_up(&item);
                 continue;
             }
             let of_link = requests.entry(source).or_default();
             match item {
                 Item::Statement(id) => of_link.hashes.push(id.0),
+                Item::Change(hash) => of_link.hashes.push(hash.0),
                 Item::Log(actor) => {
-                    let state = self.replica.logs.get(&actor);
-                    let origin = state.and_then(|state| self.origins.find(&state.log.carrier));
-                    let is_parent = |origin: &Origin| self.asks_full(source, *origin);
-                    match origin.filter(|origin| fetch.is_live && !is_parent(origin)) {
-                        // Its new parent sends what is missing, once it has heard what is here.
-                        Some(origin) => of_link.grafts.push(origin),
-                        None => of_link.logs.push((actor, state.map_or(0, |state| state.seq))),
-                    }
+                    of_link.logs.push((actor, self.replica.logs.get(&actor).map_or(0, |state| state.seq)));
                 }
             }
         }
-        for (id, requests) in requests {
-            self.request(id, requests);
+        for (id, Requests { hashes, logs }) in requests {
+            for part in hashes.chunks(ENTRIES_MAX) {
+                self.send_control(id, &Frame::WantHash(part.to_vec()));
+            }
+            for part in logs.chunks(ENTRIES_MAX) {
+                self.send_control(id, &Frame::Want(part.to_vec()));
+            }
         }
     }
 
-    fn request(&mut self, id: LinkId, requests: Requests) {
-        let Requests { logs, hashes, mut grafts } = requests;
-        grafts.sort_unstable();
-        grafts.dedup();
-        for origin in grafts {
-            self.graft(id, origin);
-        }
-        for part in logs.chunks(ENTRIES_MAX) {
-            self.send_control(id, &Frame::Want(part.to_vec()));
-        }
-        for part in hashes.chunks(ENTRIES_MAX) {
-            self.send_control(id, &Frame::WantHash(part.to_vec()));
+    /// Nobody delivers it: what was claimed counts no more, until it is claimed again.
+    fn give_up(&mut self, item: &Item) {
+        for link in self.links.values_mut() {
+            match item {
+                Item::Statement(id) => link.ahead_statements.remove(id).is_some(),
+                Item::Log(actor) => link.ahead.remove(actor).is_some(),
+                Item::Change(_) => false,
+            };
         }
     }
 
@@ -148,49 +154,70 @@ impl Engine {
     }
 
     /// The nearest link whose peer has an item, another than the one that was asked last where there is one.
-    fn source_of(&self, item: &Item, asked: Option<LinkId>) -> Option<LinkId> {
-        let has = |link: &super::link::Link| match item {
+    fn source_of(&self, item: &Item, fetch: &Fetch) -> Option<LinkId> {
+        let has = |id: &LinkId, link: &Link| match item {
             Item::Log(actor) => {
                 let own = self.replica.logs.get(actor).map_or(0, |state| state.seq);
                 link.ahead_of(actor) > own && link.is_fit_for(actor)
             }
             Item::Statement(id) => link.ahead_statements.contains_key(id),
+            Item::Change(_) => fetch.word.link == *id,
         };
-        let ready = self.links.iter().filter(|(_, link)| link.phase == Phase::Ready && has(link));
-        ready.map(|(id, link)| (asked == Some(*id), link.patience_micros(), *id)).min().map(|(_, _, id)| id)
+        let ready = self.links.iter().filter(|(id, link)| link.phase == Phase::Ready && has(id, link));
+        ready.map(|(id, link)| (fetch.asked == Some(*id), link.patience_micros(), *id)).min().map(|(_, _, id)| id)
     }
 
-    /// Changes came. Who told of them and had to be asked becomes the parent of their origin, if it was not known whose they
-    /// were; who was not asked is told so.
+    /// Changes came. Who told of them by a digest and had to be asked becomes the parent of their origin; who was not
+    /// asked at all is told so.
     pub(super) fn log_came(&mut self, now: Time, source: Option<LinkId>, actor: Actor, seq: u64, carrier: &DeviceId) {
         let fetch = self.missing.of(&Item::Log(actor)).copied().filter(|fetch| fetch.asked == source);
         self.missing.got(&Item::Log(actor), seq);
         let Some(id) = source else { return };
+        if let Some(link) = self.links.get_mut(&id) {
+            link.payload_at = now;
+        }
         let origin = self.origins.intern(carrier);
         match fetch {
             _ if self.asks_full(id, origin) => {}
-            Some(fetch) if fetch.is_live => self.graft(id, origin),
+            // Once they are stored: a new parent hears first what is here.
+            Some(fetch) if fetch.word.is_live => self.after.push(After::Graft(id, origin)),
             Some(_) => {}
             None => self.unasked_came(now, id, origin),
         }
     }
 
-    /// Changes came that wait. Where they wait for earlier ones of their own log, these are missing.
+    /// Changes came that wait. What they wait for is missing: earlier ones of their own log, or others' on which they
+    /// build.
     pub(super) fn log_waits(&mut self, now: Time, source: Option<LinkId>, actor: Actor, seq: u64, wait: Wait) {
         if wait != Wait::Log(actor) {
             self.missing.got(&Item::Log(actor), seq);
-        } else if let Some(link) = source.and_then(|source| self.links.get(&source)) {
-            self.missing.note(Item::Log(actor), seq, now.plus_micros(link.patience_micros()), false);
+        }
+        let Some((id, link)) = source.and_then(|id| self.links.get(&id).map(|link| (id, link))) else { return };
+        let due = now.plus_micros(link.patience_micros());
+        let word = Word { link: id, seq, is_live: false };
+        match wait {
+            Wait::Log(_) => self.missing.note(Item::Log(actor), word, due),
+            Wait::Change(hash) => self.missing.note(Item::Change(hash), Word { seq: 0, ..word }, due),
+            Wait::Authority => {}
         }
     }
 
-    /// A statement came: where it had to be asked for, the tree on which it should have come has a gap.
-    pub(super) fn statement_came(&mut self, id: LinkId, statement: StatementId, origin: Option<Origin>) {
+    /// A statement came: where a digest had to tell of it, the tree on which it should have come has a gap.
+    pub(super) fn statement_came(&mut self, now: Time, id: LinkId, statement: StatementId, origin: Option<Origin>) {
         let fetched = self.missing.forget(&Item::Statement(statement));
-        let is_gap = fetched.is_some_and(|fetch| fetch.is_live && fetch.asked == Some(id));
+        let is_gap = fetched.is_some_and(|fetch| fetch.word.is_live && fetch.asked == Some(id));
+        if let Some(link) = self.links.get_mut(&id) {
+            link.payload_at = now;
+        }
         if let Some(origin) = origin.filter(|_| is_gap) {
             self.graft(id, origin);
         }
+    }
+
+    /// A statement could not be kept until what it waits for is here: others may have it later.
+    pub(super) fn statement_dropped(&mut self, now: Time, id: LinkId, statement: StatementId) {
+        let word = Word { link: id, seq: 0, is_live: false };
+        self.missing.note(Item::Statement(statement), word, now.plus_millis(super::HAVE_MS));
     }
 
     /// The peer lacks changes or statements that it knows by their hashes.
@@ -208,7 +235,7 @@ impl Engine {
                 }
             } else if let Some(record) = read_record::<HashRecord>(staged, Table::Hash, &hash_key(&ChangeHash(*hash)))?
             {
-                self.wanted(id, record.actor, record.seq - 1);
+                self.wanted(id, record.actor, record.seq.saturating_sub(1));
             }
         }
         self.pump(now, staged, Some(id));

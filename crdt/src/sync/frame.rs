@@ -84,7 +84,7 @@ pub struct Clock {
     pub logs: Vec<(Actor, u64, u32)>,
     /// Statements with a digest of their signers.
     pub statements: Vec<(StatementId, u32)>,
-    /// Whether this is the first part: what was known before is void.
+    /// Whether this is the first part.
     pub is_first: bool,
     /// Whether this is the last part.
     pub is_last: bool,

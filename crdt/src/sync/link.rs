@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::modes::{Asked, Modes, Served};
+use super::modes::{Modes, Newest, Terms};
 use super::origins::Origin;
 use super::{Channel, HELLO_TIMEOUT_MS, LinkId, PROBE_MS, RTT_MICROS_UNKNOWN, SILENCE_MS};
 use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
@@ -18,9 +18,12 @@ pub(super) const REFUSALS_MAX: u8 = 8;
 /// Most logs of which a peer may hold another branch; of more, nothing is asked or answered.
 pub(super) const FORKS_MAX: usize = 1024;
 /// Of most logs it is kept that the peer has less than this node; of more it hears when it compares.
-const BEHIND_MAX: usize = 4096;
-/// Most logs that are kept for a peer that changes its mind about their origins: what a failure may have cost it.
+const SAID_LESS_MAX: usize = 4096;
+/// Most logs, and statements, that are kept for a peer that changes its mind about their origins: what a failure may have
+/// cost it.
 const UNTOLD_MAX: usize = 512;
+/// The longest round trip that is believed, microseconds: a peer that answers late is not waited for the longer.
+const RTT_MICROS_MAX: u64 = 2_000_000;
 /// How often a log is fetched from a peer whose changes of it were refused, in a session.
 pub(super) const REFETCHES_MAX: u8 = 3;
 /// How many runs may fit nothing that is stored, of logs of which no fork is proven, before the session is closed: more
@@ -97,7 +100,7 @@ impl Forks {
 pub(super) struct Link {
     pub(super) peer: Key,
     pub(super) device: DeviceId,
-    /// The peer's device, as an origin.
+    /// The peer's device, as an origin, once it has greeted.
     pub(super) origin: Origin,
     /// Whether the peer's device is a member, so that logs are its business.
     pub(super) is_member: bool,
@@ -105,8 +108,8 @@ pub(super) struct Link {
     /// Whether it was not ready before: what the greeting said is all that the peer knows.
     pub(super) is_new: bool,
     /// What this node wants of the peer, and the peer of this node.
-    pub(super) asked: Asked,
-    pub(super) served: Served,
+    pub(super) asked: Terms,
+    pub(super) served: Terms,
     /// When the peer was last told that it sends what nobody asked for.
     pub(super) reminded_at: Option<Time>,
     pub(super) hello_by: Time,
@@ -121,16 +124,17 @@ pub(super) struct Link {
     /// Statements that the peer has otherwise than this node, with digests of their signers.
     pub(super) ahead_statements: BTreeMap<StatementId, u32>,
     /// Logs of which the peer has told that it has less than is stored here, until it asks for them.
-    pub(super) behind: BTreeMap<Actor, u64>,
+    pub(super) said_less: BTreeMap<Actor, u64>,
     /// Logs that grew since our `Hello`, with what was stored before.
     pub(super) touched: BTreeMap<Actor, u64>,
     pub(super) touched_statements: BTreeSet<StatementId>,
-    /// Logs that grew of late while the peer wanted to hear nothing of them.
-    pub(super) untold: VecDeque<Actor>,
+    /// Logs that grew of late, and statements that came, while the peer wanted to hear nothing of them.
+    pub(super) untold: Newest<Actor>,
+    pub(super) untold_statements: Newest<StatementId>,
     /// What is to be sent, each log from that number on.
     pub(super) lacking: BTreeMap<(Class, Actor), u64>,
     pub(super) lacking_statements: BTreeSet<StatementId>,
-    /// What the peer is to hear of with the next frame, or by then.
+    /// Logs of which the peer is to hear with the next frame, or by then, each with what was stored before.
     pub(super) have_out: BTreeMap<Actor, u64>,
     pub(super) have_statements_out: BTreeSet<StatementId>,
     pub(super) have_by: Option<Time>,
@@ -170,17 +174,17 @@ pub(super) fn signers_digest(signed: &SignedStatement) -> u32 {
 }
 
 impl Link {
-    /// A link to `peer`, whose number as an origin is `origin`; `own` is this node's.
-    pub(super) fn new(peer: Key, origin: Origin, own: Origin, now: Time, greets: bool) -> Link {
+    /// A link to `peer`; `own` is this node's number as an origin.
+    pub(super) fn new(peer: Key, own: Origin, now: Time, greets: bool) -> Link {
         Link {
             peer,
             device: peer.device(),
-            origin,
+            origin: Origin::NOBODY,
             is_member: false,
             phase: Phase::Greeting,
             is_new: true,
-            asked: Asked { modes: Modes::new(origin), named: Vec::new() },
-            served: Served { modes: Modes::new(own), named: Vec::new() },
+            asked: Terms { modes: Modes::unknown(), named: Vec::new() },
+            served: Terms { modes: Modes::new(own), named: Vec::new() },
             reminded_at: None,
             hello_by: now.plus_millis(HELLO_TIMEOUT_MS),
             greets,
@@ -189,8 +193,9 @@ impl Link {
             budget: [0; 2],
             ahead: BTreeMap::new(),
             ahead_statements: BTreeMap::new(),
-            behind: BTreeMap::new(),
-            untold: VecDeque::new(),
+            said_less: BTreeMap::new(),
+            untold: Newest::new(UNTOLD_MAX),
+            untold_statements: Newest::new(UNTOLD_MAX),
             touched: BTreeMap::new(),
             touched_statements: BTreeSet::new(),
             lacking: BTreeMap::new(),
@@ -256,8 +261,12 @@ impl Link {
             let known = self.ahead.entry(actor).or_default();
             *known = seq.max(*known);
         }
-        if self.have_out.get(&actor).is_some_and(|told| *told <= seq) {
+        if self.said_less.get(&actor).is_some_and(|said| *said <= seq) {
+            self.said_less.remove(&actor);
+        }
+        if seq >= stored {
             self.have_out.remove(&actor);
+            self.touched.remove(&actor);
         }
         let Some(key) = class.map(|class| (class, actor)) else { return };
         if let Some(from) = self.lacking.get_mut(&key) {
@@ -269,18 +278,11 @@ impl Link {
     }
 
     /// The peer has a log up to `seq`, which is less than is stored here.
-    pub(super) fn is_behind(&mut self, actor: Actor, seq: u64) {
-        if self.behind.len() < BEHIND_MAX || self.behind.contains_key(&actor) {
-            self.behind.insert(actor, seq);
+    pub(super) fn says_less(&mut self, actor: Actor, seq: u64) {
+        self.said_less.insert(actor, seq);
+        if self.said_less.len() > SAID_LESS_MAX {
+            self.said_less.pop_first();
         }
-    }
-
-    /// A log grew of which the peer wants to hear nothing.
-    pub(super) fn keep_untold(&mut self, actor: Actor) {
-        if self.untold.len() >= UNTOLD_MAX {
-            self.untold.pop_front();
-        }
-        self.untold.push_back(actor);
     }
 
     /// A log is stored up to `stored` now.
@@ -299,7 +301,7 @@ impl Link {
     /// A log counts no more: what the peer has of it is no difference.
     pub(super) fn forget_log(&mut self, actor: &Actor) {
         self.ahead.remove(actor);
-        self.behind.remove(actor);
+        self.said_less.remove(actor);
         self.have_out.remove(actor);
     }
 
@@ -319,7 +321,7 @@ impl Link {
     /// How long something may take that was sent or is to come because of what was just sent: one and a half round trips
     /// and 20 ms, microseconds.
     pub(super) fn patience_micros(&self) -> u64 {
-        let rtt = self.rtt_micros.unwrap_or(RTT_MICROS_UNKNOWN);
+        let rtt = self.rtt_micros.unwrap_or(RTT_MICROS_UNKNOWN).min(RTT_MICROS_MAX);
         rtt.saturating_add(rtt / 2).saturating_add(20_000)
     }
 

@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 
 use super::frame::{Clock, ENTRIES_MAX, FRAME_BYTES_MAX, Frame, Hello, PROTOCOL_RANGE, Scope};
 use super::link::{EARLY_BYTES_MAX, Link, Phase, signers_digest};
-use super::modes::Mode;
+use super::missing::{Item, Word};
+use super::modes::{Mode, Modes};
 use super::origins::Origin;
-use super::pending::Evicted;
 use super::replica::LogState;
 use super::{After, Effect, Engine, HAVE_MS, LINKS_MAX, LinkId};
+use crate::admission::Wait;
 use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
 use crate::roster::Standing;
 
@@ -26,8 +27,8 @@ impl Engine {
         if self.links.is_empty() {
             self.reconcile_at = self.next_reconcile(now);
         }
-        let (origin, own) = (self.origins.intern(&peer.device()), self.origins.intern(&self.device));
-        let mut link = Link::new(peer, origin, own, now, greets);
+        let own = self.origins.intern(&self.device);
+        let mut link = Link::new(peer, own, now, greets);
         link.is_member = standing == Standing::Member;
         self.links.insert(id, link);
         if greets {
@@ -40,12 +41,19 @@ impl Engine {
             self.retune_all();
         }
         self.missing.link_down(id);
+        let (runs, statements) = self.pending.forget_link(id);
+        let runs = runs.into_iter().map(|evicted| (evicted.wait, evicted.actor));
+        let of_link = self.evicted.iter().filter(|(_, _, link)| *link == id).map(|(wait, actor, _)| (*wait, *actor));
+        let waiting: Vec<(Wait, Actor)> = of_link.chain(runs).collect();
         self.evicted.retain(|(_, _, link)| *link != id);
-        for Evicted { wait, actor, .. } in self.pending.forget_link(id) {
+        for (wait, actor) in waiting {
             let seq = self.replica.logs.get(&actor).map_or(0, |state| state.seq);
-            let others: Vec<LinkId> =
-                self.links.iter().filter(|(_, link)| link.ahead_of(&actor) > seq).map(|(id, _)| *id).collect();
+            let others = self.links.iter().filter(|(_, link)| link.ahead_of(&actor) > seq);
+            let others: Vec<LinkId> = others.map(|(id, _)| *id).collect();
             others.into_iter().for_each(|link| self.note_evicted(wait, actor, link));
+        }
+        for statement in statements {
+            self.missing.note(Item::Statement(statement), Word { link: id, seq: 0, is_live: false }, Time(0));
         }
     }
 
@@ -96,11 +104,17 @@ impl Engine {
     pub(super) fn note_standing(&mut self, device: &DeviceId, standing: Standing) {
         let is_member = standing == Standing::Member;
         let mut has_changed = false;
-        for link in self.links.values_mut().filter(|link| link.device == *device && link.is_member != is_member) {
+        for (id, link) in &mut self.links {
+            if link.device != *device || link.is_member == is_member {
+                continue;
+            }
             has_changed = true;
             link.is_member = is_member;
             link.lacking.clear();
             link.have_out.clear();
+            if is_member && link.phase == Phase::Comparing {
+                self.after.push(After::SendClock(*id, true)); // the first one was without logs
+            }
         }
         if has_changed {
             self.retune_all();
@@ -111,6 +125,9 @@ impl Engine {
     pub(super) fn greeted(&mut self, now: Time, id: LinkId, root: Root) {
         if let Some(link) = self.links.get_mut(&id) {
             link.peer_root = Some(root);
+            // Only now it is known to the roster: strangers take no room.
+            link.origin = self.origins.intern(&link.device);
+            link.asked.modes = Modes::new(link.origin);
             if !std::mem::replace(&mut link.greets, true) {
                 self.after.push(After::Hello(id));
             }
@@ -213,7 +230,7 @@ impl Engine {
 
     /// The peer has a statement, with signers of this digest.
     pub(super) fn claims_statement(&mut self, id: LinkId, statement: StatementId, digest: u32) {
-        let is_other = self.lacks_statement(&statement, digest);
+        let is_other = self.is_other_statement(&statement, digest);
         let Some(link) = self.links.get_mut(&id) else { return };
         if is_other {
             link.ahead_statements.insert(statement, digest);
@@ -236,9 +253,12 @@ impl Engine {
             let Some(link) = self.links.get_mut(&id) else { continue };
             let has_it = link.ahead_of(&actor) >= stored || link.device == carrier || source == Some(id);
             link.caught_up(&actor, stored);
+            if has_it {
+                continue;
+            }
             if link.phase != Phase::Ready {
                 link.touched.entry(actor).or_insert(before);
-            } else if !has_it {
+            } else {
                 self.tell_log(now, id, &actor, before);
             }
         }
@@ -252,10 +272,10 @@ impl Engine {
         match link.served.modes.of(origin) {
             Mode::Full => link.lacks(state.class(), *actor, before + 1),
             Mode::Digest => {
-                link.have_out.insert(*actor, state.stored);
+                link.have_out.entry(*actor).or_insert(before);
                 link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
             }
-            Mode::Mute => link.keep_untold(*actor),
+            Mode::Mute => link.untold.push(*actor),
         }
     }
 
@@ -293,7 +313,7 @@ impl Engine {
                     link.have_statements_out.insert(id);
                     link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
                 }
-                Mode::Mute => {}
+                Mode::Mute => link.untold_statements.push(id),
             }
         }
     }

@@ -3,31 +3,43 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::LinkId;
-use crate::id::{Actor, StatementId, Time};
+use crate::id::{Actor, ChangeHash, StatementId, Time};
 
-/// Most logs and statements that are kept here; what is beyond comes with the next comparison of roots.
-pub(super) const MISSING_MAX: usize = 1 << 16;
+/// Most things that are kept here. Beyond, whoever told of most loses its last; the comparison of roots brings that again.
+pub(super) const MISSING_MAX: usize = 1 << 17;
 /// After so many requests without an answer it is left to the next comparison of roots.
 const TRIES_MAX: u8 = 8;
+/// Of the requests that were in vain, so many count when another peer tells of it.
+const TRIES_KEPT: u8 = 4;
 /// The longest wait for an answer, milliseconds.
 const WAIT_MS_MAX: u64 = 5_000;
 /// A peer that delivers other things may make something wait for this long, milliseconds.
 const PATIENCE_MS_MAX: u64 = 30_000;
 
-/// Something that is asked for by name.
+/// Something that is asked for by name; what is first here is asked for first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Item {
-    Log(Actor),
     Statement(StatementId),
+    /// A change on which another one builds that is here.
+    Change(ChangeHash),
+    Log(Actor),
+}
+
+/// Who told of something that is missing, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Word {
+    pub(super) link: LinkId,
+    /// Of a log: up to which number the peer has it.
+    pub(super) seq: u64,
+    /// Whether a digest told of it, so that its tree has a gap.
+    pub(super) is_live: bool,
 }
 
 /// A thing that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fetch {
-    /// Of a log: the greatest number that someone has.
-    pub(super) seq: u64,
-    /// Whether a digest told of it, so that its tree has a gap.
-    pub(super) is_live: bool,
+    /// The first word of it, with the greatest number that someone has told.
+    pub(super) word: Word,
     /// Who was asked last.
     pub(super) asked: Option<LinkId>,
     asked_at: Time,
@@ -40,24 +52,40 @@ pub(super) struct Fetch {
 pub(super) struct Missing {
     items: BTreeMap<Item, Fetch>,
     due: BTreeSet<(Time, Item)>,
+    /// By who told of it first.
+    told: BTreeMap<LinkId, BTreeSet<Item>>,
 }
 
 impl Missing {
     /// Someone has an item that is not here: it is asked for at `due`, unless it comes by itself.
-    pub(super) fn note(&mut self, item: Item, seq: u64, due: Time, is_live: bool) {
+    pub(super) fn note(&mut self, item: Item, word: Word, due: Time) {
         let Some(fetch) = self.items.get_mut(&item) else {
-            if self.items.len() < MISSING_MAX {
-                let fetch = Fetch { seq, is_live, asked: None, asked_at: Time(0), tries: 0, due };
-                self.items.insert(item, fetch);
+            if self.make_room(word.link) {
+                self.items.insert(item, Fetch { word, asked: None, asked_at: Time(0), tries: 0, due });
                 self.due.insert((due, item));
+                self.told.entry(word.link).or_default().insert(item);
             }
             return;
         };
-        fetch.seq = fetch.seq.max(seq);
-        fetch.is_live |= is_live;
-        if fetch.asked.is_none() && due < fetch.due {
-            self.set_due(item, due);
+        fetch.word.seq = fetch.word.seq.max(word.seq);
+        // Another one has it as well: whoever was asked in vain, more than once, keeps nobody waiting.
+        if fetch.tries != 1 && fetch.asked != Some(word.link) {
+            fetch.tries = fetch.tries.min(TRIES_KEPT);
+            if due < fetch.due {
+                self.set_due(item, due);
+            }
         }
+    }
+
+    /// Makes room for one more item that a link tells of; `false` where that link itself has told of most.
+    fn make_room(&mut self, link: LinkId) -> bool {
+        if self.items.len() < MISSING_MAX {
+            return true;
+        }
+        let of_link = self.told.get(&link).map_or(0, BTreeSet::len);
+        let most = self.told.iter().max_by_key(|(_, items)| items.len());
+        let victim = most.filter(|(_, items)| items.len() > of_link + 1).and_then(|(_, items)| items.last().copied());
+        victim.is_some_and(|item| self.forget(&item).is_some())
     }
 
     fn set_due(&mut self, item: Item, due: Time) {
@@ -73,7 +101,7 @@ impl Missing {
 
     /// The item is here, a log up to `seq`; what was kept of it, where that is all.
     pub(super) fn got(&mut self, item: &Item, seq: u64) -> Option<Fetch> {
-        self.items.get(item).filter(|fetch| fetch.seq <= seq)?;
+        self.items.get(item).filter(|fetch| fetch.word.seq <= seq)?;
         self.forget(item)
     }
 
@@ -81,6 +109,12 @@ impl Missing {
     pub(super) fn forget(&mut self, item: &Item) -> Option<Fetch> {
         let fetch = self.items.remove(item)?;
         self.due.remove(&(fetch.due, *item));
+        if let Some(told) = self.told.get_mut(&fetch.word.link) {
+            told.remove(item);
+            if told.is_empty() {
+                self.told.remove(&fetch.word.link);
+            }
+        }
         Some(fetch)
     }
 
@@ -105,14 +139,22 @@ impl Missing {
         true
     }
 
-    /// Who was asked is busy delivering other things: it gets until then, within reason. Returns whether it does.
+    /// Who was asked, or is to be asked, is busy: it gets until then, within reason. Returns whether it does.
     pub(super) fn wait_until(&mut self, now: Time, item: Item, until: Time) -> bool {
         let Some(fetch) = self.items.get(&item) else { return false };
-        let is_patient = until > now && now < fetch.asked_at.plus_millis(PATIENCE_MS_MAX);
-        if is_patient {
+        let is_patient = fetch.asked.is_none() || now < fetch.asked_at.plus_millis(PATIENCE_MS_MAX);
+        let waits = until > now && is_patient;
+        if waits {
             self.set_due(item, until);
         }
-        is_patient
+        waits
+    }
+
+    /// What a link sent was refused: if it was asked for, another one is asked at once.
+    pub(super) fn refused(&mut self, item: Item, link: LinkId) {
+        if self.items.get(&item).is_some_and(|fetch| fetch.asked == Some(link)) {
+            self.set_due(item, Time(0));
+        }
     }
 
     /// A link is gone: what was asked of it is asked of others at once.
@@ -140,21 +182,26 @@ mod tests {
         Time(millis * 1000)
     }
 
+    fn word(link: u64, seq: u64) -> Word {
+        Word { link: LinkId(link), seq, is_live: true }
+    }
+
     #[test]
     fn what_comes_by_itself_is_not_asked_for() {
         let mut missing = Missing::default();
-        missing.note(LOG, 5, at(100), true);
-        missing.note(LOG, 7, at(200), false);
+        missing.note(LOG, word(1, 5), at(100));
+        missing.note(LOG, word(2, 7), at(200));
         assert_eq!(missing.timeout(), Some(at(100)));
         assert_eq!(missing.got(&LOG, 6), None, "7 is still missing");
-        assert!(missing.got(&LOG, 7).is_some_and(|fetch| fetch.is_live));
+        assert!(missing.got(&LOG, 7).is_some());
         assert_eq!((missing.timeout(), missing.due(at(900), 9)), (None, Vec::new()));
+        assert!(missing.told.is_empty());
     }
 
     #[test]
     fn requests_back_off_and_end() {
         let mut missing = Missing::default();
-        missing.note(LOG, 5, at(0), false);
+        missing.note(LOG, word(1, 5), at(0));
         let mut now = at(0);
         let mut waits = Vec::new();
         while let Some(due) = missing.timeout() {
@@ -167,12 +214,44 @@ mod tests {
         assert_eq!(waits, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
     }
 
+    /// A peer that claims and does not deliver holds nothing up once another one tells of it.
+    #[test]
+    fn another_word_ends_the_wait() {
+        let mut missing = Missing::default();
+        missing.note(LOG, word(1, u64::MAX), at(0));
+        for _ in 0..TRIES_MAX {
+            let now = missing.timeout().unwrap();
+            assert!(missing.ask(now, LOG, LinkId(1), 1_000_000));
+        }
+        let now = at(20_000);
+        missing.note(LOG, word(1, 9), now);
+        assert!(missing.timeout().unwrap() > now, "its own word again changes nothing");
+        missing.note(LOG, word(2, 9), now);
+        assert_eq!(missing.timeout(), Some(now));
+        assert!(missing.ask(now, LOG, LinkId(2), 1_000_000));
+    }
+
+    #[test]
+    fn who_tells_of_too_much_makes_room_for_the_others() {
+        let mut missing = Missing::default();
+        let log = |number: usize| {
+            let mut actor = [7; 16];
+            actor[..8].copy_from_slice(&number.to_be_bytes());
+            Item::Log(Actor(actor))
+        };
+        (0..MISSING_MAX + 10).for_each(|number| missing.note(log(number), word(1, 1), at(0)));
+        assert_eq!(missing.items.len(), MISSING_MAX);
+        (0..100).for_each(|number| missing.note(log(usize::MAX - number), word(2, 1), at(0)));
+        assert_eq!((missing.items.len(), missing.told[&LinkId(2)].len()), (MISSING_MAX, 100));
+    }
+
     #[test]
     fn a_lost_link_is_not_waited_for_and_a_busy_one_not_for_ever() {
         let mut missing = Missing::default();
-        missing.note(LOG, 5, at(0), false);
+        missing.note(LOG, word(1, 5), at(0));
         missing.ask(at(0), LOG, LinkId(1), 1_000_000);
         missing.link_down(LinkId(2));
+        missing.refused(LOG, LinkId(2));
         assert_eq!(missing.timeout(), Some(at(1_000)));
         assert!(missing.wait_until(at(1_000), LOG, at(1_500)) && !missing.wait_until(at(30_000), LOG, at(30_500)));
         missing.link_down(LinkId(1));

@@ -1,5 +1,7 @@
 //! What one side of a link gets of each origin's changes, two bits an origin.
 
+use std::collections::VecDeque;
+
 use super::origins::Origin;
 
 /// What a receiver asks of a link for an origin (PROTOCOL 4).
@@ -45,7 +47,7 @@ pub(super) struct Modes {
 impl Modes {
     /// As a link starts: changes of the sender's own, digests of everything else.
     pub(super) fn new(sender: Origin) -> Modes {
-        let mut modes = Modes { codes: Vec::new(), others: Mode::Digest };
+        let mut modes = Modes::unknown();
         modes.set(sender, Mode::Full);
         modes
     }
@@ -53,6 +55,11 @@ impl Modes {
     pub(super) fn of(&self, origin: Origin) -> Mode {
         let byte = self.codes.get(origin.index() / PER_BYTE).copied().unwrap_or(0);
         Mode::of_code(byte >> Modes::shift(origin) & 3).unwrap_or(self.others)
+    }
+
+    /// As a link starts whose sender is not known yet.
+    pub(super) fn unknown() -> Modes {
+        Modes { codes: Vec::new(), others: Mode::Digest }
     }
 
     /// Sets an origin's own mode; returns the one before.
@@ -86,19 +93,42 @@ impl Modes {
     }
 }
 
-/// What this node asks of a peer.
+/// The newest of some things, each once.
 #[derive(Debug, Clone)]
-pub(super) struct Asked {
-    pub(super) modes: Modes,
-    /// Origins by the number that they have in this session.
-    pub(super) named: Vec<Origin>,
+pub(super) struct Newest<T> {
+    things: VecDeque<T>,
+    most: usize,
 }
 
-/// What a peer asks of this node.
+impl<T: PartialEq> Newest<T> {
+    /// Keeps `most` things.
+    pub(super) fn new(most: usize) -> Newest<T> {
+        Newest { things: VecDeque::new(), most }
+    }
+
+    pub(super) fn push(&mut self, thing: T) {
+        if self.things.contains(&thing) {
+            return;
+        }
+        if self.things.len() >= self.most {
+            self.things.pop_front();
+        }
+        self.things.push_back(thing);
+    }
+
+    /// Takes those out that are chosen.
+    pub(super) fn take(&mut self, is_chosen: impl Fn(&T) -> bool) -> Vec<T> {
+        let (chosen, rest): (Vec<T>, Vec<T>) = self.things.drain(..).partition(is_chosen);
+        self.things.extend(rest);
+        chosen
+    }
+}
+
+/// What one side of a link wants of the other.
 #[derive(Debug, Clone)]
-pub(super) struct Served {
+pub(super) struct Terms {
     pub(super) modes: Modes,
-    /// Origins by the peer's number.
+    /// Origins by the number that they have in this session.
     pub(super) named: Vec<Origin>,
 }
 

@@ -1,5 +1,5 @@
 //! Runs and statements that wait for what they build on. They stand outside the root and are lost at a restart, and with
-//! the link that brought them: the next comparison of clocks brings them again.
+//! the link that brought them: then they are asked of others.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use super::LinkId;
 use super::origins::Origin;
 use crate::admission::Wait;
 use crate::change::Run;
-use crate::id::{Actor, Key, StatementId};
+use crate::id::{Actor, DeviceId, Key, StatementId};
 use crate::statement::SignedStatement;
 
 /// Most changes of one author that wait.
@@ -205,16 +205,29 @@ impl Pending {
         std::mem::take(&mut self.statements).into_values().collect()
     }
 
-    /// Drops what a link brought, now that it is down: who comes back starts with nothing held. Returns the runs.
-    pub(crate) fn forget_link(&mut self, link: LinkId) -> Vec<Evicted> {
+    /// Drops what a link brought, now that it is down: who comes back starts with nothing held. Returns it.
+    pub(crate) fn forget_link(&mut self, link: LinkId) -> (Vec<Evicted>, Vec<StatementId>) {
         let of_link = self.runs.iter().filter(|(_, waiting)| waiting.link == Some(link));
         let keys: Vec<(RunKey, Wait)> = of_link.map(|(key, waiting)| (*key, waiting.wait)).collect();
         let evicted =
             |(key, wait): &(RunKey, Wait)| self.take(key).map(|(_, link)| Evicted { wait: *wait, actor: key.0, link });
         let dropped = keys.iter().filter_map(evicted).collect();
-        self.statements.retain(|_, waiting| waiting.link != Some(link));
+        let of_link = self.statements.iter().filter(|(_, waiting)| waiting.link == Some(link));
+        let statements: Vec<StatementId> = of_link.map(|(id, _)| *id).collect();
+        for id in &statements {
+            self.statements.remove(id);
+        }
         self.links.remove(&link);
-        dropped
+        (dropped, statements)
+    }
+
+    /// The runs that wait for authority: of these devices, or all where it is not known whose authority changed.
+    pub(crate) fn waiting_for_authority(&self, devices: &[DeviceId]) -> Vec<RunKey> {
+        let is_due = |key: &RunKey| {
+            let run = self.runs.get(key).map(|waiting| &waiting.run);
+            devices.is_empty() || run.is_some_and(|run| devices.contains(&run.log.author.device()))
+        };
+        self.by_wait.get(&Wait::Authority).into_iter().flatten().filter(|key| is_due(key)).copied().collect()
     }
 
     /// Changes that wait, and their bytes.
@@ -240,7 +253,7 @@ enum Limit {
 mod tests {
     use super::*;
     use crate::change::{LogName, RawBytes};
-    use crate::id::{ChangeHash, DeviceId};
+    use crate::id::ChangeHash;
     use crate::schema::DocumentName;
     use crate::statement::SignatureBytes;
 
@@ -298,7 +311,8 @@ mod tests {
         let mut pending = Pending::default();
         pending.insert(actor(1), run(1, 1, 10), Some(LinkId(1)), WAIT);
         pending.insert(actor(2), run(2, 1, 10), Some(LinkId(2)), WAIT);
-        assert_eq!(pending.forget_link(LinkId(1)), [Evicted { wait: WAIT, actor: actor(1), link: Some(LinkId(1)) }]);
+        let dropped = vec![Evicted { wait: WAIT, actor: actor(1), link: Some(LinkId(1)) }];
+        assert_eq!(pending.forget_link(LinkId(1)), (dropped, Vec::new()));
         assert_eq!(pending.size(), (1, 10 + CHANGE_OVERHEAD_BYTES));
         assert_eq!(pending.waiting_for(&WAIT), [(actor(2), 1)]);
     }

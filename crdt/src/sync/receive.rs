@@ -2,7 +2,7 @@
 
 use super::frame::{Changes, Frame, Hello, Name, PROTOCOL_RANGE, Statement};
 use super::link::signers_digest;
-use super::missing::Item;
+use super::missing::{Item, Word};
 use super::origins::Origin;
 use super::pending::{Evicted, Sourced};
 use super::refusal::Refusal;
@@ -18,7 +18,7 @@ use crate::store::{AuditRecord, Staged, StoreError};
 /// Most logs that a peer may intern in one session.
 pub(super) const NAMES_MAX: usize = 1 << 16;
 
-/// Most logs that are to be asked for again; what is beyond comes with the next comparison of roots.
+/// Most logs that are to be asked for again once what they wait for is here.
 const EVICTED_MAX: usize = 1 << 16;
 
 /// Most logs, and most statements, that a peer may claim to have.
@@ -47,7 +47,6 @@ impl Engine {
                     self.pump(now, staged, Some(id));
                 }
             }
-            Ok(Some(Frame::Hello(_))) => self.fault(staged, id, "the peer says Hello twice"),
             Ok(Some(_)) if !has_greeted => self.keep_early(id, bytes),
             Ok(Some(frame)) => self.receive_frame(now, staged, id, frame)?,
         }
@@ -63,7 +62,7 @@ impl Engine {
         frame: Frame,
     ) -> Result<(), StoreError> {
         match frame {
-            Frame::Hello(_) => {}
+            Frame::Hello(_) => self.fault(staged, id, "the peer says Hello twice"),
             Frame::Clock(clock) => {
                 self.receive_clock(now, id, clock);
                 self.check_claims(id);
@@ -159,7 +158,7 @@ impl Engine {
         if standing == Standing::Unknown {
             waiting.retain(|sourced| sourced.link != Some(id)); // a stranger's word takes no room
         }
-        self.keep_statements(waiting);
+        self.keep_statements(now, waiting);
         match standing {
             Standing::Unknown => self.fault(staged, id, "the peer is no member of this fleet"),
             Standing::Removed => self.close(id, "the device was removed from the fleet"),
@@ -189,8 +188,7 @@ impl Engine {
         id: LinkId,
         frame: Changes,
     ) -> Result<(), StoreError> {
-        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        link.payload_at = now;
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
         let Some(log) = link.names_in.get(frame.number as usize).cloned() else {
             self.fault(staged, id, "changes of a log that has no name here");
             return Ok(());
@@ -225,6 +223,9 @@ impl Engine {
                     let changes = admitted.hashes.iter().map(|hash| Wait::Change(*hash));
                     let logs = admitted.superseded.iter().chain([&actor]).map(|log| Wait::Log(*log));
                     for there in logs.chain(changes) {
+                        if let Wait::Change(hash) = there {
+                            self.missing.forget(&Item::Change(hash));
+                        }
                         let keys = self.pending.waiting_for(&there);
                         work.extend(keys.iter().filter_map(|key| self.pending.take(key)));
                         self.ask_again(&there);
@@ -240,9 +241,9 @@ impl Engine {
                     self.keep_waiting(actor, run, source, wait);
                 }
                 Outcome::Refused { reason, seq, evidence } => {
-                    self.missing.forget(&Item::Log(actor));
-                    if let Some(link) = source.and_then(|source| self.links.get_mut(&source)) {
+                    if let Some((id, link)) = source.and_then(|id| self.links.get_mut(&id).map(|link| (id, link))) {
                         link.note_refused(actor);
+                        self.missing.refused(Item::Log(actor), id);
                     }
                     self.refused(staged, source, &run.log, Refusal { actor, seq, reason, evidence })?;
                 }
@@ -300,8 +301,8 @@ impl Engine {
         for entry in due {
             self.evicted.remove(&entry);
             let (_, actor, link) = entry;
-            let from = self.replica.logs.get(&actor).map_or(0, |state| state.seq);
-            self.send_control(link, &Frame::Want(vec![(actor, from)]));
+            let seq = self.links.get(&link).map_or(0, |link| link.ahead_of(&actor));
+            self.missing.note(Item::Log(actor), Word { link, seq, is_live: false }, Time(0));
         }
     }
 
@@ -313,7 +314,6 @@ impl Engine {
         frame: Statement,
     ) -> Result<(), StoreError> {
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        link.payload_at = now;
         let Statement { origin, parts } = frame;
         if let Some(known) = self.replica.roster().known(&parts) {
             // Only the first copy's signatures are worth checking.
@@ -330,7 +330,9 @@ impl Engine {
             Ok(signed) => {
                 link.ahead_statements.remove(&signed.id());
                 let origin = origin.and_then(|device| self.origin_named(&device));
-                self.statement_came(id, signed.id(), origin);
+                self.statement_came(now, id, signed.id(), origin);
+                // Whoever was not asked for what enters there may name any node: then everyone is told.
+                let origin = origin.filter(|origin| self.asks_full(id, *origin));
                 self.take_statement(now, staged, Sourced { signed, link: Some(id), origin })
             }
             Err(error) => {
@@ -360,7 +362,7 @@ impl Engine {
         sourced: Sourced,
     ) -> Result<(), StoreError> {
         let waiting = self.settle(now, staged, vec![sourced])?;
-        self.keep_statements(waiting);
+        self.keep_statements(now, waiting);
         Ok(())
     }
 
@@ -398,12 +400,15 @@ impl Engine {
         Ok(waiting)
     }
 
-    fn keep_statements(&mut self, waiting: Vec<Sourced>) {
+    fn keep_statements(&mut self, now: Time, waiting: Vec<Sourced>) {
         for sourced in waiting {
-            let link = sourced.link;
-            if !self.is_gone(link) && !self.pending.insert_statement(sourced) {
-                // The comparison of roots brings it again.
-                tracing::debug!(?link, "no room for a statement that waits");
+            let (link, id, digest) = (sourced.link, sourced.signed.id(), signers_digest(&sourced.signed));
+            if self.is_gone(link) || self.pending.insert_statement(sourced) {
+                continue;
+            }
+            if let Some((id_of_link, link)) = link.and_then(|id| self.links.get_mut(&id).map(|link| (id, link))) {
+                link.ahead_statements.insert(id, digest);
+                self.statement_dropped(now, id_of_link, id);
             }
         }
     }
@@ -439,7 +444,7 @@ impl Engine {
                 }
             }
         }
-        for key in self.pending.waiting_for(&Wait::Authority) {
+        for key in self.pending.waiting_for_authority(devices) {
             if let Some((run, source)) = self.pending.take(&key) {
                 self.take_run(now, staged, source, run)?;
             }

@@ -82,7 +82,9 @@ impl Engine {
             return;
         }
         link.have_by = None;
-        let logs: Vec<(Actor, u64)> = std::mem::take(&mut link.have_out).into_iter().collect();
+        let logs = std::mem::take(&mut link.have_out).into_keys();
+        let stored = |actor: Actor| self.replica.logs.get(&actor).map(|state| (actor, state.stored));
+        let logs: Vec<(Actor, u64)> = logs.filter_map(stored).collect();
         let statements = std::mem::take(&mut link.have_statements_out);
         let digest = |id: &StatementId| self.replica.stored_statement(id).map(|entry| signers_digest(&entry.signed));
         let statements: Vec<(StatementId, u32)> =
@@ -155,7 +157,7 @@ impl Engine {
         self.fetch(now);
         if !self.links.is_empty() && self.reconcile_at <= now {
             self.reconcile_at = self.next_reconcile(now);
-            self.compare_with_one();
+            self.compare_with_one(now);
         }
         self.pump(now, staged, None);
     }
@@ -192,10 +194,11 @@ impl Engine {
         }
     }
 
-    /// Sends our root to one random link; whoever finds another root answers with a clock.
-    fn compare_with_one(&mut self) {
+    /// Sends our root to one random link; whoever finds another root answers with a clock. Round trips are measured anew.
+    fn compare_with_one(&mut self, now: Time) {
         let ready: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| link.phase == Phase::Ready).map(|(id, _)| *id).collect();
+        ready.iter().for_each(|id| self.probe(now, *id));
         if ready.is_empty() || !self.unstored.is_empty() {
             return;
         }

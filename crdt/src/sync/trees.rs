@@ -11,7 +11,7 @@ use super::link::Phase;
 use super::modes::{Bitmap, Mode};
 use super::origins::Origin;
 use super::{Engine, LinkId, Parents};
-use crate::id::{Actor, DeviceId, Time};
+use crate::id::{Actor, DeviceId, StatementId, Time};
 use crate::roster::Standing;
 use crate::store::Staged;
 
@@ -74,7 +74,11 @@ impl Engine {
 
     /// Asks of each link what it should send now of these origins, where that is not what was asked before.
     pub(super) fn retune(&mut self, origins: Vec<Origin>) {
+        let links = self.links.len();
         for (id, wishes) in self.wishes(&origins) {
+            if self.links.len() != links {
+                return; // one was closed meanwhile, and all was chosen anew
+            }
             let Some(link) = self.links.get(&id) else { continue };
             let mutes = wishes.iter().filter(|(_, mode)| *mode == Mode::Mute).count();
             let is_most = mutes >= MUTE_OTHERS_MIN && mutes * 2 > self.origins.len();
@@ -137,13 +141,11 @@ impl Engine {
 
     fn asks(&mut self, id: LinkId, mode: Mode, mut origins: BTreeSet<Origin>) -> Vec<Ask> {
         let Some(link) = self.links.get_mut(&id) else { return Vec::new() };
-        origins.iter().for_each(|origin| {
-            link.asked.modes.set(*origin, mode);
-        });
         let mut bits = Bitmap::default();
         for (number, origin) in link.asked.named.iter().enumerate() {
             if origins.remove(origin) {
                 bits.insert(number);
+                link.asked.modes.set(*origin, mode);
             }
         }
         let unnamed: Vec<Origin> = origins.into_iter().collect();
@@ -159,6 +161,7 @@ impl Engine {
             for (at, origin) in named.iter().enumerate() {
                 bits.insert(first + at);
                 link.asked.named.push(*origin);
+                link.asked.modes.set(*origin, mode);
             }
             frames.push(Ask {
                 mode: mode.code(),
@@ -251,53 +254,84 @@ impl Engine {
         if ask.others {
             link.served.modes.set_others(mode);
         }
-        let origins: Vec<Origin> = meant.iter().map(|number| link.served.named[number]).collect();
+        let origins: BTreeSet<Origin> = meant.iter().map(|number| link.served.named[number]).collect();
         self.serve(now, id, &origins, mode);
         Ok(())
     }
 
     /// The peer is served some origins otherwise from now on. Where it wants more than before it gets what it has said to
-    /// lack, and hears at once of what it was not told of late; where it wants changes no more, those that wait for it wait
-    /// no longer.
-    fn serve(&mut self, now: Time, id: LinkId, origins: &[Origin], mode: Mode) {
-        let mut raised = BTreeSet::new();
+    /// lack, and hears at once of what it was not told of late; where it wants changes no more, it hears of those that
+    /// waited for it.
+    fn serve(&mut self, now: Time, id: LinkId, origins: &BTreeSet<Origin>, mode: Mode) {
+        let (mut raised, mut left) = (BTreeSet::new(), BTreeSet::new());
+        let Some(link) = self.links.get_mut(&id) else { return };
         for origin in origins.iter().filter(|origin| **origin != Origin::NOBODY) {
-            let Some(link) = self.links.get_mut(&id) else { return };
             let before = link.served.modes.set(*origin, mode);
-            let device = self.origins.device(*origin);
             if mode < before || mode == Mode::Full {
-                raised.insert(device);
-                self.send_what_is_behind(now, id, &device);
+                raised.insert(self.origins.device(*origin));
             } else if before == Mode::Full {
-                let logs: BTreeSet<Actor> = self.replica.carried_by(&device).collect();
-                link.lacking.retain(|(_, actor), _| !logs.contains(actor));
+                left.insert(self.origins.device(*origin));
             }
         }
-        self.tell_untold(now, id, &raised);
+        if !raised.is_empty() {
+            self.send_what_is_less(now, id, &raised);
+            self.tell_untold(now, id, &raised);
+        }
+        if !left.is_empty() {
+            self.take_back(now, id, &left);
+        }
     }
 
-    fn send_what_is_behind(&mut self, now: Time, id: LinkId, device: &DeviceId) {
-        let logs: Vec<Actor> = self.replica.carried_by(device).collect();
-        for actor in logs {
-            let Some(link) = self.links.get_mut(&id) else { return };
-            if let Some(seq) = link.behind.remove(&actor) {
-                self.tell_log(now, id, &actor, seq);
-            }
+    /// Of what it has said to have less of, and of what it was to hear next, the peer gets what the mode allows.
+    fn send_what_is_less(&mut self, now: Time, id: LinkId, devices: &BTreeSet<DeviceId>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let logs = &self.replica.logs;
+        let of_raised = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
+        let known = link.have_out.iter().chain(&link.said_less).filter(|(actor, _)| of_raised(actor));
+        let less: BTreeMap<Actor, u64> = known.map(|(actor, seq)| (*actor, *seq)).collect();
+        for actor in less.keys() {
+            link.have_out.remove(actor);
+            link.said_less.remove(actor);
+        }
+        for (actor, seq) in less {
+            self.tell_log(now, id, &actor, seq);
         }
     }
 
     fn tell_untold(&mut self, now: Time, id: LinkId, devices: &BTreeSet<DeviceId>) {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.is_member) else { return };
         let logs = &self.replica.logs;
-        let is_raised = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
-        let (told, untold): (Vec<Actor>, Vec<Actor>) = link.untold.drain(..).partition(is_raised);
-        link.untold.extend(untold);
-        for actor in told {
+        let of_raised = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
+        for actor in link.untold.take(of_raised) {
             let Some(state) = logs.get(&actor) else { continue };
-            if !link.lacking.contains_key(&(state.class(), actor)) {
-                link.have_out.insert(actor, state.stored);
+            if state.stored > 0 && !link.lacking.contains_key(&(state.class(), actor)) {
+                link.have_out.entry(actor).or_insert(state.stored - 1);
                 link.have_by = Some(now);
             }
+        }
+        let (origins, entered) = (&self.origins, &self.statement_origins);
+        let entered_there =
+            |id: &StatementId| entered.get(id).is_some_and(|origin| devices.contains(&origins.device(*origin)));
+        for statement in link.untold_statements.take(entered_there) {
+            link.have_statements_out.insert(statement);
+            link.have_by = Some(now);
+        }
+    }
+
+    /// What waits to be sent of these devices is not sent by itself any more.
+    fn take_back(&mut self, now: Time, id: LinkId, devices: &BTreeSet<DeviceId>) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let logs = &self.replica.logs;
+        let mut waited = Vec::new();
+        link.lacking.retain(|(_, actor), first| {
+            let is_of_them = logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
+            if is_of_them {
+                waited.push((*actor, first.saturating_sub(1)));
+            }
+            !is_of_them
+        });
+        for (actor, before) in waited {
+            self.tell_log(now, id, &actor, before);
         }
     }
 
@@ -312,7 +346,7 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use super::super::modes::{Asked, Modes, Served};
+    use super::super::modes::{Modes, Terms};
     use super::super::origins::{Origins, SOURCES_MAX};
     use super::*;
 
@@ -328,8 +362,8 @@ mod tests {
         }
         let mut bytes = origins.heap_bytes();
         for link in 0..16 {
-            let mut asked = Asked { modes: Modes::new(Origin(link)), named: Vec::new() };
-            let mut served = Served { modes: Modes::new(Origin(link)), named: Vec::new() };
+            let mut asked = Terms { modes: Modes::new(Origin(link)), named: Vec::new() };
+            let mut served = Terms { modes: Modes::new(Origin(link)), named: Vec::new() };
             asked.named.reserve_exact(2_500);
             served.named.reserve_exact(2_500);
             for origin in origins.all() {

@@ -13,20 +13,28 @@ use super::Node;
 pub(super) struct FirstFrom(BTreeMap<DeviceId, DeviceId>);
 
 impl Node {
-    /// A link to a device is up, or gone.
+    /// A link to a device is up, or gone. What the engine asks for then is done by the caller's loop over effects.
     pub(super) fn hand_over_parents(&mut self, device: DeviceId) {
-        let sources = match self.is_linked(&device) {
-            true => vec![device],
-            false => self.parents.0.get(&device).copied().into_iter().collect(),
-        };
-        self.input(Input::Parents(vec![Parents { origin: device, sources }]));
+        // Strangers may come and go as they like.
+        if !self.is_member(&device) {
+            return;
+        }
+        let parents = vec![self.parents_of(device)];
+        let now = self.now();
+        self.engine.handle(now, Input::Parents(parents), &self.store);
     }
 
     /// A new engine knows nothing of what an earlier one was told.
     pub(super) fn hand_over_all_parents(&mut self) {
-        let known = self.parents.0.iter();
-        let parents = known.map(|(origin, source)| Parents { origin: *origin, sources: vec![*source] }).collect();
-        self.input(Input::Parents(parents));
+        let devices: Vec<DeviceId> = self.parents.0.keys().copied().collect();
+        devices.into_iter().for_each(|device| self.hand_over_parents(device));
+    }
+
+    fn parents_of(&self, origin: DeviceId) -> Parents {
+        let own_link = self.is_linked(&origin).then_some(origin);
+        // While a link is greeted, what served until then goes on to.
+        let sources = own_link.into_iter().chain(self.parents.0.get(&origin).copied()).collect();
+        Parents { origin, sources }
     }
 
     /// A device's `link` document came over a link. The first such link stays, as long as it is up.

@@ -122,11 +122,11 @@ impl Node {
         self.sessions.up.insert(link, up);
         self.neighbours.link_up(self.now(), peer);
         self.emit(NodeEvent::link_up(&peer.device()));
+        self.hand_over_parents(peer.device());
         self.input(Input::LinkUp { link, peer, dialled: is_outbound });
         for channel in [Channel::Control, Channel::Data] {
             self.input(Input::Writable { link, channel, bytes: WINDOW_BYTES });
         }
-        self.hand_over_parents(peer.device());
     }
 
     fn session_down(&mut self, session: SessionId, peer: PeerKey, reason: &str) {
@@ -138,8 +138,8 @@ impl Node {
         tracing::info!(peer = %peer.device().short(), %reason, "link down");
         self.neighbours.link_down(self.now(), self.clock.wall_ms(), peer);
         self.emit(NodeEvent::link_down(&peer.device(), reason));
-        self.input(Input::LinkDown(link));
         self.hand_over_parents(peer.device());
+        self.input(Input::LinkDown(link));
     }
 
     fn frame(&mut self, link: LinkId, channel: Channel, bytes: Vec<u8>) {
@@ -187,6 +187,7 @@ impl Node {
         if let Err(error) = self.mesh.close(PeerKey(session.peer.0)) {
             tracing::warn!(%error, "a session could not be closed");
         }
+        self.hand_over_parents(session.peer.device());
         let now = self.now();
         self.engine.handle(now, Input::LinkDown(link), &self.store);
     }
