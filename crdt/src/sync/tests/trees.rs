@@ -4,7 +4,7 @@ use super::cluster::{Cluster, Crash};
 use crate::schema::{Kind, Value};
 use crate::statement::{Assigned, Body};
 use crate::sync::frame::{Ask, CHANGES, Frame, STATEMENT};
-use crate::sync::{Channel, Input};
+use crate::sync::{Channel, Input, Parents};
 
 /// The types of frames that are counted here.
 const ASK: u8 = 11;
@@ -258,4 +258,96 @@ fn asks_that_lie() {
     write(&mut cluster, 0, 1);
     cluster.run_until_quiescent();
     cluster.assert_converged();
+}
+
+/// Twenty origins behind two neighbours: all that is not wanted of a link is muted at once, and only what is wanted is named.
+#[test]
+fn of_many_origins_only_the_wanted_are_named() {
+    const ORIGINS: usize = 20;
+    let mut cluster = Cluster::new(ORIGINS + 5, 32);
+    let node = ORIGINS + 4;
+    for neighbour in ORIGINS..node {
+        (0..ORIGINS).for_each(|origin| cluster.connect(origin, neighbour));
+        cluster.connect(neighbour, node);
+    }
+    cluster.run_until_quiescent();
+    let sources: Vec<usize> = (ORIGINS..node).collect();
+    let parents = (0..ORIGINS).map(|origin| Parents {
+        origin: cluster.device(origin),
+        sources: sources.iter().map(|source| cluster.device(*source)).collect(),
+    });
+    let parents = parents.collect();
+    cluster.input(node, Input::Parents(parents));
+    cluster.run_until_quiescent();
+    let muted = cluster.link_to(node, ORIGINS + 3).unwrap();
+    let named = |cluster: &Cluster, link| cluster.nodes[node].engine.links[&link].asked.named.len();
+    // Of the neighbours themselves some digests are wanted everywhere.
+    assert!(named(&cluster, muted) <= 4, "the fourth neighbour is silent about all others");
+    assert!(named(&cluster, cluster.link_to(node, ORIGINS).unwrap()) >= ORIGINS);
+    let copies = cluster.frames(CHANGES);
+    for origin in 0..ORIGINS {
+        write(&mut cluster, origin, 1);
+    }
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+    assert_eq!(cluster.frames(CHANGES) - copies, ORIGINS * (ORIGINS + 4), "one copy each");
+}
+
+/// The whole way of a statement dies while it is under way: the neighbour that was to be silent tells of it when asked.
+#[test]
+fn what_was_muted_is_told_when_it_is_asked_for() {
+    let mut cluster = Cluster::new(6, 33);
+    let node = 5;
+    for neighbour in 1..5 {
+        cluster.connect(0, neighbour);
+        cluster.connect(neighbour, node);
+    }
+    cluster.run_until_quiescent();
+    cluster.set_sources(node, 0, &[1, 2, 3]);
+    cluster.run_until_quiescent();
+    (1..4).for_each(|neighbour| cluster.cut(neighbour, node));
+    cluster.run_until_quiescent();
+    // As if the cuts were not noticed yet: 4 still believes that it is to be silent about 0.
+    let link = cluster.link_to(4, node).unwrap();
+    let origin = cluster.device(0);
+    let as_if_asked = |cluster: &mut Cluster, mode| {
+        let engine = &cluster.nodes[4].engine;
+        let named = &engine.links[&link].served.named;
+        let number = named.iter().position(|named| engine.origins.device(*named) == origin).expect("it was asked for");
+        let mut origins = vec![0; number / 8 + 1];
+        origins[number / 8] = 1 << (number % 8);
+        let ask = Ask { mode, others: false, first: named.len() as u32, named: Vec::new(), origins };
+        cluster.input(4, Input::Frame { link, channel: Channel::Control, bytes: Frame::Ask(ask).encode() });
+    };
+    as_if_asked(&mut cluster, 3);
+    let assigned =
+        Assigned { device: cluster.device(0), attribute: "label/rack".to_owned(), value: Some("b".to_owned()) };
+    let statements = vec![cluster.fleet.sign(Body::Assigned(assigned))];
+    cluster.request(0, |request| Input::Statements { request, statements });
+    write(&mut cluster, 0, 1);
+    cluster.run_for(100);
+    assert_ne!(cluster.root(node), cluster.root(0));
+    as_if_asked(&mut cluster, 1);
+    cluster.run_for(400);
+    let (a, b) = (cluster.nodes[0].engine.replica(), cluster.nodes[node].engine.replica());
+    assert_eq!(a.documents(), b.documents());
+    assert_eq!(a.roster().entries().len(), b.roster().entries().len());
+}
+
+/// A member that claims to have everything and delivers nothing keeps nobody from getting it of others.
+#[test]
+fn who_claims_everything_and_delivers_nothing_holds_nothing_up() {
+    let mut cluster = behind_one(34, 10);
+    write(&mut cluster, 0, 1);
+    cluster.run_until_quiescent();
+    let liar = cluster.link_to(2, 3).unwrap();
+    cluster.freeze(3);
+    let logs: Vec<_> = cluster.nodes[2].engine.replica().logs().keys().map(|actor| (*actor, u64::MAX)).collect();
+    cluster.input(2, Input::Frame { link: liar, channel: Channel::Control, bytes: Frame::Have(logs).encode() });
+    cluster.run_for(1_000);
+    for value in 2..5 {
+        write(&mut cluster, 0, value);
+        cluster.run_for(1_000);
+        assert_eq!(cluster.root(2), cluster.root(0));
+    }
 }
