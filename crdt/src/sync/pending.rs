@@ -7,7 +7,7 @@ use super::LinkId;
 use super::origins::Origin;
 use crate::admission::Wait;
 use crate::change::Run;
-use crate::id::{Actor, DeviceId, Key, StatementId};
+use crate::id::{Actor, Key, StatementId};
 use crate::statement::SignedStatement;
 
 /// Most changes of one author that wait.
@@ -221,13 +221,10 @@ impl Pending {
         (dropped, statements)
     }
 
-    /// The runs that wait for authority: of these devices, or all where it is not known whose authority changed.
-    pub(crate) fn waiting_for_authority(&self, devices: &[DeviceId]) -> Vec<RunKey> {
-        let is_due = |key: &RunKey| {
-            let run = self.runs.get(key).map(|waiting| &waiting.run);
-            devices.is_empty() || run.is_some_and(|run| devices.contains(&run.log.author.device()))
-        };
-        self.by_wait.get(&Wait::Authority).into_iter().flatten().filter(|key| is_due(key)).copied().collect()
+    /// The runs that wait for the authority of authors like this.
+    pub(crate) fn waiting_for_authority(&self, is_due: impl Fn(&Key) -> bool) -> Vec<RunKey> {
+        let waiting = self.by_wait.get(&Wait::Authority).into_iter().flatten();
+        waiting.filter(|key| self.runs.get(key).is_some_and(|run| is_due(&run.run.log.author))).copied().collect()
     }
 
     /// Changes that wait, and their bytes.
@@ -253,7 +250,7 @@ enum Limit {
 mod tests {
     use super::*;
     use crate::change::{LogName, RawBytes};
-    use crate::id::ChangeHash;
+    use crate::id::{ChangeHash, DeviceId};
     use crate::schema::DocumentName;
     use crate::statement::SignatureBytes;
 

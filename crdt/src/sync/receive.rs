@@ -444,7 +444,9 @@ impl Engine {
                 }
             }
         }
-        for key in self.pending.waiting_for_authority(devices) {
+        // Of all that waits only what may be judged otherwise now: each has a signature to check.
+        let is_role = self.replica.is_role(&id);
+        for key in self.pending.waiting_for_authority(|author| is_role || devices.contains(&author.device())) {
             if let Some((run, source)) = self.pending.take(&key) {
                 self.take_run(now, staged, source, run)?;
             }

@@ -394,6 +394,12 @@ impl Replica {
         self.roster.standing(device)
     }
 
+    /// Whether a statement gives roles.
+    pub(crate) fn is_role(&self, id: &StatementId) -> bool {
+        let body = self.roster.entries().get(id).map(|entry| &entry.body);
+        matches!(body, Some(Body::Root(_) | Body::Operator(_)))
+    }
+
     /// Whether a statement is a pin.
     pub(crate) fn is_pin(&self, id: &StatementId) -> bool {
         self.roster.entries().get(id).is_some_and(|entry| matches!(entry.body, Body::Pin(_)))
