@@ -118,6 +118,9 @@ impl<T: PartialEq> Newest<T> {
 
     /// Takes those out that are chosen.
     pub(super) fn take(&mut self, is_chosen: impl Fn(&T) -> bool) -> Vec<T> {
+        if !self.things.iter().any(&is_chosen) {
+            return Vec::new();
+        }
         let (chosen, rest): (Vec<T>, Vec<T>) = self.things.drain(..).partition(is_chosen);
         self.things.extend(rest);
         chosen
@@ -176,6 +179,15 @@ mod tests {
         assert_eq!(all, [Mode::Mute, Mode::Full, Mode::Full, Mode::Mute, Mode::Mute]);
         assert_eq!(modes.set(Origin(4), Mode::Digest), Mode::Full);
         assert_eq!(modes.of(Origin(4)), Mode::Digest);
+    }
+
+    #[test]
+    fn the_newest_are_kept_each_once() {
+        let mut newest = Newest::new(3);
+        [1, 2, 2, 3, 1, 4].into_iter().for_each(|thing| newest.push(thing));
+        assert_eq!(newest.take(|thing| *thing > 9), [0; 0]);
+        assert_eq!(newest.take(|thing| *thing > 2), [3, 4]);
+        assert_eq!(newest.take(|_| true), [2]);
     }
 
     #[test]
