@@ -144,7 +144,7 @@ impl Pending {
     pub(crate) fn holds(&self, actor: &Actor, seq: u64) -> bool {
         let mut of_log = self.runs.range((*actor, 0)..=(*actor, u64::MAX)).map(|(_, waiting)| waiting);
         let Some(first) = of_log.next() else { return false };
-        let last = of_log.last().unwrap_or(first);
+        let last = of_log.next_back().unwrap_or(first);
         first.wait != Wait::Log(*actor) && last.run.last_seq() >= seq
     }
 

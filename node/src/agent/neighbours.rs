@@ -270,10 +270,9 @@ impl Node {
             }
         }
         self.neighbours.reported.insert(device, reports);
-        if device != self.device() {
-            if let Some(key) = self.engine.replica().roster().key_of(&device).filter(|_| self.is_member(&device)) {
-                self.neighbours.add_addresses(key, addresses);
-            }
+        let key = self.engine.replica().roster().key_of(&device).filter(|_| self.is_member(&device));
+        if let Some(key) = key.filter(|_| device != self.device()) {
+            self.neighbours.add_addresses(key, addresses);
         }
     }
 
