@@ -5,11 +5,16 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use crate::id::{Actor, ChangeHash, Key, Root, StatementId};
 
 const GROUPS: usize = 64;
 const GROUP_BUCKETS: usize = 64;
+/// Buckets of a tree.
+pub const BUCKETS: usize = GROUPS * GROUP_BUCKETS;
+/// Context of the keys under which ranges are compared.
+const RANGE_KEY_CONTEXT: &str = "fleetsync ranges v1";
 const TYPE_LOG: u8 = 1;
 const TYPE_STATEMENT: u8 = 2;
 
@@ -41,6 +46,39 @@ impl Item {
     }
 }
 
+/// The key of one comparison, drawn when it begins: nobody can prepare items whose fingerprints collide under it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RangeKey([u8; 32]);
+
+impl RangeKey {
+    /// The key that a comparison's number stands for.
+    pub fn new(number: u64) -> RangeKey {
+        RangeKey(blake3::derive_key(RANGE_KEY_CONTEXT, &number.to_be_bytes()))
+    }
+
+    /// The first `N` bytes of the keyed hash of some bytes.
+    fn print<const N: usize>(&self, bytes: &[u8]) -> [u8; N] {
+        let hash = blake3::keyed_hash(&self.0, bytes);
+        *hash.as_bytes().first_chunk().expect("a fingerprint is shorter than a hash")
+    }
+
+    /// Four bytes that stand for an item among those of its bucket.
+    pub fn short_id(&self, item: &Item) -> [u8; 4] {
+        match item {
+            Item::Log(actor) => self.print(&[&[TYPE_LOG], &actor.0[..]].concat()),
+            Item::Statement(id, signer) => self.print(&[&[TYPE_STATEMENT], &id.0[..], &signer.0].concat()),
+        }
+    }
+
+    /// Two bytes that stand for an item's value, a log's head or a signature; never both 0.
+    pub fn short_value(&self, value: &[u8]) -> [u8; 2] {
+        match self.print(value) {
+            [0, 0] => [0, 1],
+            short => short,
+        }
+    }
+}
+
 /// A Merkle tree over items; changes cost one bucket, one group and the root, when the root is asked for.
 #[derive(Debug, Clone)]
 pub struct Tree {
@@ -61,12 +99,8 @@ impl Default for Tree {
         let empty = *blake3::hash(&[]).as_bytes();
         let group = *blake3::hash(&empty.repeat(GROUP_BUCKETS)).as_bytes();
         let root = Root(*blake3::hash(&group.repeat(GROUPS)).as_bytes());
-        let digests = Digests {
-            dirty: BTreeSet::new(),
-            buckets: vec![empty; GROUPS * GROUP_BUCKETS],
-            groups: vec![group; GROUPS],
-            root,
-        };
+        let digests =
+            Digests { dirty: BTreeSet::new(), buckets: vec![empty; BUCKETS], groups: vec![group; GROUPS], root };
         Tree { items: BTreeMap::new(), digests: RefCell::new(digests) }
     }
 }
@@ -107,12 +141,39 @@ impl Tree {
         self.items.is_empty()
     }
 
+    /// The items of a bucket, ascending.
+    pub fn bucket(&self, bucket: u16) -> impl Iterator<Item = &Item> {
+        let lowest = Item::Log(Actor([0; 16]));
+        self.items
+            .range((bucket, lowest)..)
+            .map(|((of, item), _)| (of, item))
+            .take_while(move |(of, _)| **of == bucket)
+            .map(|(_, item)| item)
+    }
+
+    /// The first bucket from `from` on that has items.
+    pub fn next_bucket(&self, from: u16) -> Option<u16> {
+        self.items.range((from, Item::Log(Actor([0; 16])))..).next().map(|((bucket, _), _)| *bucket)
+    }
+
+    /// A keyed fingerprint over the buckets of a range: equal where their items are equal.
+    pub fn print(&self, key: &RangeKey, buckets: Range<usize>) -> [u8; 6] {
+        self.refresh();
+        key.print(self.digests.borrow().buckets[buckets].as_flattened())
+    }
+
     /// The root.
     pub fn root(&self) -> Root {
+        self.refresh();
+        self.digests.borrow().root
+    }
+
+    /// Computes anew what changed since it was asked for last.
+    fn refresh(&self) {
         let mut digests = self.digests.borrow_mut();
         let dirty = std::mem::take(&mut digests.dirty);
         if dirty.is_empty() {
-            return digests.root;
+            return;
         }
         let mut groups = BTreeSet::new();
         for bucket in dirty {
@@ -129,7 +190,6 @@ impl Tree {
             digests.groups[group] = *blake3::hash(digests.buckets[range].as_flattened()).as_bytes();
         }
         digests.root = Root(*blake3::hash(digests.groups.as_flattened()).as_bytes());
-        digests.root
     }
 }
 
@@ -159,6 +219,27 @@ mod tests {
         }
         assert_eq!(forward.root(), empty);
         assert!(forward.is_empty());
+    }
+
+    #[test]
+    fn prints_differ_exactly_where_items_do() {
+        let mut one = Tree::default();
+        for n in 0..200u8 {
+            one.set_log(Actor([n; 16]), 1, &ChangeHash([1; 32]));
+        }
+        let mut other = one.clone();
+        other.set_log(Actor([7; 16]), 2, &ChangeHash([1; 32]));
+        let at = usize::from(Item::Log(Actor([7; 16])).bucket());
+        let (key, next) = (RangeKey::new(1), RangeKey::new(2));
+        for bucket in 0..BUCKETS {
+            let range = bucket..bucket + 1;
+            assert_eq!(one.print(&key, range.clone()) == other.print(&key, range), bucket != at, "{bucket}");
+        }
+        assert_ne!(one.print(&key, 0..BUCKETS), one.print(&next, 0..BUCKETS));
+        let walked: usize = std::iter::successors(one.next_bucket(0), |bucket| one.next_bucket(bucket + 1))
+            .map(|bucket| one.bucket(bucket).count())
+            .sum();
+        assert_eq!(walked, 200);
     }
 
     /// Golden: roots are compared between versions.

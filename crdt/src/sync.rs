@@ -4,8 +4,8 @@
 //! when to call [`Engine::handle`] with [`Input::Timer`]. Reads go through the [`LogStore`] and are bounded; writes
 //! leave as [`Effect::Persist`] and come back as [`Input::Persisted`]; nothing is told to anyone before that.
 //!
-//! A change goes along one tree for each origin, chosen by the receivers (`trees`). Clocks are compared when a link comes
-//! up, and roots now and then; what peers have and this node lacks is asked for (`fetch`). What a peer lacks is sent in the
+//! A change goes along one tree for each origin, chosen by the receivers (`trees`). When a link comes up, and now and then,
+//! the two sides find out what differs (`compare`); what peers have and this node lacks is asked for (`fetch`). What a peer lacks is sent in the
 //! order of [`Class`](crate::schema::Class); it is known per log, so a link's backlog is a set of cursors and never a queue.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,6 +19,7 @@ use crate::schema::{DocumentName, Value};
 use crate::statement::{SignatureBytes, StatementParts};
 use crate::store::{AuditRecord, Batch, Durability, LogStore, Staged, StoreError};
 
+mod compare;
 mod fetch;
 pub mod frame;
 mod link;
@@ -39,6 +40,7 @@ pub use link::LinkSummary;
 pub use modes::Mode;
 pub use replica::{AUDIT_MAX, LogState, OpenError, Replica, read_run};
 
+use compare::Touched;
 use frame::Frame;
 use link::Link;
 use missing::Missing;
@@ -135,8 +137,11 @@ pub enum Input {
     Persisted(Token),
     /// Time passed; see [`Engine::poll_timeout`].
     Timer,
-    /// Payload frames were dropped: every peer is told what is here and asked what it has.
+    /// Payload frames were dropped: what each peer has is compared with what is here.
     Resync,
+    /// This node stops in good order. Its links are gone, and nothing but `Persisted` may follow: the batch that this makes
+    /// lets peers go on where they stood once it is back.
+    Stop,
     /// Over which neighbours the shortest paths from origins lead, as far as the mesh knows them.
     Parents(Vec<Parents>),
     /// This device writes a document of its own.
@@ -300,8 +305,17 @@ enum After {
     AnnounceStatement(StatementId, Option<Origin>, Option<LinkId>),
     Reply(RequestId, Reply),
     Hello(LinkId),
-    SendClock(LinkId, bool),
+    Compare(LinkId),
     Graft(LinkId, Origin),
+}
+
+/// A batch that the store has not reported yet.
+#[derive(Debug, Clone)]
+struct Unstored {
+    token: Token,
+    /// Where the order of admission stands once it has.
+    position: u64,
+    after: Vec<After>,
 }
 
 /// The engine of a node.
@@ -320,7 +334,10 @@ pub struct Engine {
     evicted: BTreeSet<(Wait, Actor, LinkId)>,
     effects: VecDeque<Effect>,
     after: Vec<After>,
-    unstored: VecDeque<(Token, Vec<After>)>,
+    unstored: VecDeque<Unstored>,
+    /// How much of the order of admission is stored.
+    order_stored: u64,
+    touched: Touched,
     durability: Durability,
     next_token: u64,
     wall_ms: u64,
@@ -335,7 +352,7 @@ impl Engine {
     /// Opens the engine on what a store holds.
     pub fn open(config: Config, store: &dyn LogStore) -> Result<Engine, OpenError> {
         let mut random = config.seed;
-        let generation = next_random(&mut random);
+        let generation = next_random(&mut random) >> 32; // short on the wire
         let replica = Replica::open(config.fleet, store, generation)?;
         Ok(Engine::on(Config { seed: random, ..config }, replica))
     }
@@ -357,6 +374,8 @@ impl Engine {
             effects: VecDeque::new(),
             after: Vec::new(),
             unstored: VecDeque::new(),
+            order_stored: 0,
+            touched: Touched::default(),
             durability: Durability::Written,
             next_token: 1,
             wall_ms: 0,
@@ -365,6 +384,7 @@ impl Engine {
             pump_again: false,
             unreadable: BTreeSet::new(),
         };
+        engine.order_stored = engine.replica.order().position;
         let devices: Vec<DeviceId> = engine.replica.roster().devices().collect();
         engine.note_origins(&devices);
         // An own damaged log is never continued (PROTOCOL 10).
@@ -404,6 +424,7 @@ impl Engine {
             Input::Persisted(token) => self.persisted(now, staged, token),
             Input::Timer => self.timer(now, staged),
             Input::Resync => self.resync(),
+            Input::Stop => self.stop(staged),
             Input::Parents(parents) => self.set_parents(parents),
             Input::Write { request, document, edits } => self.write(staged, request, &document, &edits)?,
             Input::Prepare { request, document, author, edits } => {
@@ -418,7 +439,8 @@ impl Engine {
     }
 
     /// Hands the staged writes to the driver, and what must wait for them.
-    fn finish(&mut self, now: Time, staged: Staged<'_>, store: &dyn LogStore) {
+    fn finish(&mut self, now: Time, mut staged: Staged<'_>, store: &dyn LogStore) {
+        self.settle_cursors(&mut staged);
         let batch = staged.into_batch();
         let after = std::mem::take(&mut self.after);
         if batch.is_empty() && self.unstored.is_empty() {
@@ -426,22 +448,24 @@ impl Engine {
             return self.follow(now, &Staged::new(store), after);
         }
         if batch.is_empty() {
-            if let Some((_, waiting)) = self.unstored.back_mut() {
-                waiting.extend(after);
+            if let Some(last) = self.unstored.back_mut() {
+                last.after.extend(after);
             }
             return;
         }
         let token = Token(self.next_token);
         self.next_token += 1;
-        self.unstored.push_back((token, after));
+        if Replica::reopens_order(&batch) {
+            self.durability = Durability::Synced;
+        }
+        self.unstored.push_back(Unstored { token, position: self.replica.order().position, after });
         self.effects.push_back(Effect::Persist { batch, token, durability: self.durability });
     }
 
     fn persisted(&mut self, now: Time, staged: &Staged<'_>, token: Token) {
-        while self.unstored.front().is_some_and(|(oldest, _)| *oldest <= token) {
-            if let Some((_, after)) = self.unstored.pop_front() {
-                self.follow(now, staged, after);
-            }
+        while let Some(stored) = self.unstored.pop_front_if(|oldest| oldest.token <= token) {
+            self.order_stored = stored.position;
+            self.follow(now, staged, stored.after);
         }
     }
 
@@ -461,8 +485,12 @@ impl Engine {
                     changed = true;
                 }
                 After::Reply(request, reply) => self.effects.push_back(Effect::Reply { request, reply }),
-                After::Hello(link) => self.send_hello(now, link),
-                After::SendClock(link, wants_answer) => self.send_clock(link, wants_answer),
+                After::Hello(link) => {
+                    if let Err(error) = self.send_hello(now, staged, link) {
+                        self.effects.push_back(Effect::Fault(error));
+                    }
+                }
+                After::Compare(link) => self.compare_soon(now, link),
                 After::Graft(link, origin) => self.graft(link, origin),
             }
         }
@@ -472,9 +500,14 @@ impl Engine {
     }
 
     fn resync(&mut self) {
-        let ready = self.links().filter(|link| link.is_ready).map(|link| After::SendClock(link.link, true));
-        let clocks: Vec<After> = ready.collect();
-        self.after.extend(clocks);
+        let ready = self.links().filter(|link| link.is_ready).map(|link| After::Compare(link.link));
+        let comparisons: Vec<After> = ready.collect();
+        self.after.extend(comparisons);
+    }
+
+    fn stop(&mut self, staged: &mut Staged<'_>) {
+        self.durability = Durability::Synced;
+        self.replica.close_order(staged);
     }
 
     fn reply(&mut self, request: RequestId, reply: Reply) {

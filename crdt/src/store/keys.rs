@@ -42,6 +42,11 @@ pub fn position_key(position: u64) -> [u8; 8] {
     position.to_be_bytes()
 }
 
+/// The position of a key in `order` and `audit`.
+pub fn position_of_key(key: &[u8]) -> Option<u64> {
+    key.try_into().ok().map(u64::from_be_bytes)
+}
+
 fn index_prefix(tag: u8, document: &DocumentName) -> Vec<u8> {
     let name = document.as_str().as_bytes();
     let mut key = Vec::with_capacity(name.len() + 64);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::compare::SECOND_LOOK_MS;
 use super::frame::{ENTRIES_MAX, Frame};
 use super::link::{Link, Phase, signers_digest};
 use super::missing::{Fetch, Item, Word};
@@ -64,7 +65,7 @@ impl Engine {
     }
 
     /// The greeting, or a later comparison, shows all that the peer has. What is missing after a greeting is asked for at
-    /// once; what a later comparison shows may be on its way.
+    /// once; what a later comparison shows may be on its way, and what grew of late most likely is.
     pub(super) fn note_missing(&mut self, now: Time, id: LinkId, is_greeting: bool) {
         let Some(link) = self.links.get(&id) else { return };
         let due = if is_greeting { now } else { now.plus_micros(link.patience_micros()) };
@@ -76,6 +77,8 @@ impl Engine {
             self.missing.note(Item::Statement(statement), Word { link: id, seq: 0, is_live: false }, due);
         }
         for (actor, seq) in logs {
+            let is_coming = !is_greeting && self.touched.is_touched(now, &actor);
+            let due = if is_coming { due.plus_millis(SECOND_LOOK_MS) } else { due };
             self.missing.note(Item::Log(actor), Word { link: id, seq, is_live: false }, due);
         }
         self.fetch(now);
@@ -138,11 +141,14 @@ impl Engine {
     /// Nobody delivers it: what was claimed counts no more, until it is claimed again.
     fn give_up(&mut self, item: &Item) {
         for link in self.links.values_mut() {
-            match item {
+            let has_claimed = match item {
                 Item::Statement(id) => link.ahead_statements.remove(id).is_some(),
                 Item::Log(actor) => link.ahead.remove(actor).is_some(),
                 Item::Change(_) => false,
             };
+            if has_claimed {
+                link.standing.void();
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! | type | frame | stream | |
 //! |---|---|---|---|
 //! | 1 | `Hello` | control | first on each side |
-//! | 2 | `Clock` | control | what the sender has, in parts |
+//! | 2 | | | protocol 2: `Clock`, all that the sender has |
 //! | 3 | `Have` | control | single logs that the sender has up to a sequence number |
 //! | 4, 5 | | | protocol 1: a `Want` of one log, a `Statement` without its origin |
 //! | 6 | `Root` | control | the sender's root, to be compared |
@@ -13,28 +13,42 @@
 //! | 10 | `ProbeAnswer` | control | the same number |
 //! | 11 | `Ask` | control | what the sender wants of the receiver, by origin |
 //! | 12 | `WantHash` | control | the sender lacks these changes or statements |
-//! | 13–15 | | | reserved: `Credit`, `Ranges`, `Request` |
+//! | 13 | | | reserved: `Credit` |
+//! | 14 | `Ranges` | data | opens a comparison: fingerprints of 256 ranges of the sender's items |
+//! | 15 | `Request` | data | what do these short ids stand for? |
 //! | 16 | `Want` | control | the sender lacks logs, each from a sequence number on |
 //! | 17 | `Statement` | control | a signed statement, with the node where it entered the mesh |
 //! | 18 | `HaveStatements` | control | single statements that the sender has |
+//! | 19 | `Place` | control | where the sender's order of admission stands, after `Hello`, `Root`, or an equal root |
+//! | 20 | `Parts` | data | fingerprints of the 16 buckets of each range that differs |
+//! | 21 | `Items` | data | short ids and values of the items of buckets that differ |
+//! | 22 | `Difference` | data | what the sender has and the receiver may lack, in parts |
 
 use serde::{Deserialize, Serialize};
 
 use crate::change::{LogName, RawBytes};
 use crate::id::{Actor, DeviceId, FleetId, Root, StatementId};
+use crate::root::BUCKETS;
 use crate::statement::{SignatureBytes, StatementParts};
 
 /// Largest frame, bytes.
 pub const FRAME_BYTES_MAX: usize = 256 * 1024;
 /// The versions of this protocol that are spoken here: least, greatest.
-pub const PROTOCOL_RANGE: (u16, u16) = (2, 2);
-/// Most entries in one `Clock`, `Have`, `HaveStatements`, `Want` or `WantHash` frame, and most origins that one `Ask` names.
+pub const PROTOCOL_RANGE: (u16, u16) = (3, 3);
+/// Most entries in one `Have`, `HaveStatements`, `Want`, `WantHash`, `Request` or `Difference` frame, and most origins that one
+/// `Ask` names.
 pub const ENTRIES_MAX: usize = 1024;
 /// Most statements in the chain of a `Hello`.
 pub const CHAIN_MAX: usize = 32;
 
 /// Most origins that a side may name in one session.
 pub const ORIGINS_MAX: usize = 1 << 16;
+/// Ranges of one comparison.
+pub const RANGES: usize = 256;
+/// Buckets of a range.
+pub const RANGE_BUCKETS: usize = BUCKETS / RANGES;
+/// Most items in one [`Items`] frame.
+pub const ITEMS_MAX: usize = 2048;
 /// The first byte of a `Changes` frame.
 pub const CHANGES: u8 = 8;
 /// The first byte of a `Statement` frame.
@@ -77,19 +91,96 @@ pub struct Scope {
     pub cursor: Option<(u64, u64)>,
 }
 
-/// What a side has, in parts; the last one says so.
+/// Where a node's order of admission stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// Names the order; see [`Scope::generation`].
+    pub generation: u64,
+    /// How much was admitted in it and is stored.
+    pub position: u64,
+}
+
+/// What stands beside a root: whoever has the same root has everything of the sender's order up to this place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceOf {
+    /// The place.
+    pub place: Place,
+    /// The items in the sender's tree: of two that compare, the one with fewer begins.
+    pub items: u64,
+    /// Whether the root that the receiver said last is the sender's own.
+    pub is_equal: bool,
+}
+
+/// Opens a comparison: the sender's items in ranges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Clock {
+pub struct Ranges {
+    /// The number of the comparison; see [`RangeKey`](crate::root::RangeKey).
+    pub number: u64,
+    /// Where the sender's order stands.
+    pub place: Place,
+    /// Fingerprints of [`RANGES`] ranges of equally many buckets; none where [`Items`] of all buckets follow.
+    pub prints: Vec<[u8; 6]>,
+}
+
+/// The ranges of a comparison that differ, in parts of one bucket each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parts {
+    /// The number of the comparison.
+    pub number: u64,
+    /// The ranges, ascending, with the fingerprint of each of their buckets.
+    pub ranges: Vec<(u8, [[u8; 6]; RANGE_BUCKETS])>,
+}
+
+/// An item in six bytes and a sequence number, 0 for a statement's signature: its short id and its short value, 0 where the
+/// head is not stored yet.
+pub type ShortItem = ([u8; 4], [u8; 2], u64);
+
+/// The items of buckets that differ, in parts; the last one says so. A bucket may go on in the next part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Items {
+    /// The number of the comparison.
+    pub number: u64,
+    /// Buckets, ascending, with their items.
+    pub buckets: Vec<(u16, Vec<ShortItem>)>,
+    /// Whether this is the last part.
+    pub is_last: bool,
+}
+
+/// Items that the sender does not know by their short ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// The number of the comparison.
+    pub number: u64,
+    /// Buckets and short ids.
+    pub ids: Vec<(u16, [u8; 4])>,
+    /// Whether this is the last part.
+    pub is_last: bool,
+}
+
+/// What the sender has and the receiver may lack, in parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
     /// Logs with the greatest sequence number and a digest of the change there, so that two sides see where one forked.
     pub logs: Vec<(Actor, u64, u32)>,
     /// Statements with a digest of their signers.
     pub statements: Vec<(StatementId, u32)>,
-    /// Whether this is the first part.
-    pub is_first: bool,
-    /// Whether this is the last part.
-    pub is_last: bool,
-    /// Whether the receiver should answer with its own clock.
-    pub wants_answer: bool,
+    /// What the last part ends; none in the others.
+    pub end: Option<End>,
+}
+
+/// What a [`Difference`] was the answer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    /// The receiver's cursor: the difference is all that came since, up to this place.
+    Cursor(Place),
+    /// A comparison: with what is equal it is all that there is, up to this place.
+    Comparison(u64, Place),
+    /// A [`Request`] of the comparison with this number.
+    Request(u64),
+    /// A part of such a request that was not the last.
+    Part,
+    /// All statements, to who has no business with logs. Whether the receiver's own are wanted.
+    Statements(bool),
 }
 
 /// A log's name in this session.
@@ -145,8 +236,6 @@ pub struct Statement {
 pub enum Frame {
     /// First on each side.
     Hello(Hello),
-    /// What the sender has.
-    Clock(Clock),
     /// Single logs that the sender has up to a sequence number.
     Have(Vec<(Actor, u64)>),
     /// The sender lacks these logs, each after that sequence number.
@@ -169,6 +258,18 @@ pub enum Frame {
     Probe(u64),
     /// The answer.
     ProbeAnswer(u64),
+    /// Where the sender's order stands.
+    Place(PlaceOf),
+    /// Opens a comparison.
+    Ranges(Ranges),
+    /// Ranges that differ.
+    Parts(Parts),
+    /// Items of buckets that differ.
+    Items(Items),
+    /// Items that the sender does not know.
+    Request(Request),
+    /// What the sender has.
+    Difference(Difference),
 }
 
 /// Why bytes are no frame.
@@ -191,7 +292,6 @@ impl Frame {
         }
         match self {
             Frame::Hello(hello) => body(1, hello),
-            Frame::Clock(clock) => body(2, clock),
             Frame::Have(entries) => body(3, entries),
             Frame::Root(root) => body(6, root),
             Frame::Name(name) => body(7, name),
@@ -200,9 +300,15 @@ impl Frame {
             Frame::ProbeAnswer(number) => body(10, number),
             Frame::Ask(ask) => body(11, ask),
             Frame::WantHash(hashes) => body(12, hashes),
+            Frame::Ranges(ranges) => body(14, ranges),
+            Frame::Request(request) => body(15, request),
             Frame::Want(entries) => body(16, entries),
             Frame::Statement(statement) => body(STATEMENT, statement),
             Frame::HaveStatements(entries) => body(18, entries),
+            Frame::Place(place) => body(19, place),
+            Frame::Parts(parts) => body(20, parts),
+            Frame::Items(items) => body(21, items),
+            Frame::Difference(difference) => body(22, difference),
         }
     }
 
@@ -220,7 +326,6 @@ impl Frame {
         let Some((kind, rest)) = bytes.split_first() else { return Err(FrameError::Size(0)) };
         let frame = match *kind {
             1 => Frame::Hello(body(1, rest)?),
-            2 => Frame::Clock(body(2, rest)?),
             3 => Frame::Have(body(3, rest)?),
             6 => Frame::Root(body(6, rest)?),
             7 => Frame::Name(body(7, rest)?),
@@ -229,9 +334,15 @@ impl Frame {
             10 => Frame::ProbeAnswer(body(10, rest)?),
             11 => Frame::Ask(body(11, rest)?),
             12 => Frame::WantHash(body(12, rest)?),
+            14 => Frame::Ranges(body(14, rest)?),
+            15 => Frame::Request(body(15, rest)?),
             16 => Frame::Want(body(16, rest)?),
             STATEMENT => Frame::Statement(body(STATEMENT, rest)?),
             18 => Frame::HaveStatements(body(18, rest)?),
+            19 => Frame::Place(body(19, rest)?),
+            20 => Frame::Parts(body(20, rest)?),
+            21 => Frame::Items(body(21, rest)?),
+            22 => Frame::Difference(body(22, rest)?),
             _ => return Ok(None),
         };
         if frame.is_within_limits() { Ok(Some(frame)) } else { Err(FrameError::Body(*kind)) }
@@ -240,10 +351,16 @@ impl Frame {
     fn is_within_limits(&self) -> bool {
         match self {
             Frame::Hello(hello) => hello.chain.len() <= CHAIN_MAX && hello.scopes.len() <= CHAIN_MAX,
-            Frame::Clock(clock) => clock.logs.len() + clock.statements.len() <= ENTRIES_MAX,
             Frame::Have(entries) | Frame::Want(entries) => entries.len() <= ENTRIES_MAX,
             Frame::HaveStatements(entries) => entries.len() <= ENTRIES_MAX,
             Frame::WantHash(hashes) => hashes.len() <= ENTRIES_MAX,
+            Frame::Ranges(ranges) => matches!(ranges.prints.len(), 0 | RANGES),
+            Frame::Parts(parts) => parts.ranges.is_sorted_by(|(one, _), (next, _)| one < next),
+            Frame::Items(items) => items.is_within_limits(),
+            Frame::Request(request) => {
+                request.ids.len() <= ENTRIES_MAX && request.ids.is_sorted_by_key(|(bucket, _)| *bucket)
+            }
+            Frame::Difference(difference) => difference.logs.len() + difference.statements.len() <= ENTRIES_MAX,
             Frame::Ask(ask) => ask.named.len() <= ENTRIES_MAX && ask.origins.len() <= ORIGINS_MAX / 8,
             _ => true,
         }
@@ -253,8 +370,20 @@ impl Frame {
     pub fn channel(&self) -> Channel {
         match self {
             Frame::Name(_) | Frame::Changes(_) => Channel::Data,
+            // They may be long, and what is urgent does not wait for them.
+            Frame::Ranges(_) | Frame::Parts(_) | Frame::Items(_) => Channel::Data,
+            Frame::Request(_) | Frame::Difference(_) => Channel::Data,
             _ => Channel::Control,
         }
+    }
+}
+
+impl Items {
+    fn is_within_limits(&self) -> bool {
+        let items: usize = self.buckets.iter().map(|(_, items)| items.len()).sum();
+        let is_ascending = self.buckets.is_sorted_by(|(one, _), (next, _)| one < next);
+        let in_range = self.buckets.last().is_none_or(|(last, _)| usize::from(*last) < BUCKETS);
+        items <= ITEMS_MAX && is_ascending && in_range
     }
 }
 

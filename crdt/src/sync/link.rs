@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::compare::Standing;
 use super::modes::{Modes, Newest, Terms};
 use super::origins::Origin;
 use super::{Channel, HELLO_TIMEOUT_MS, LinkId, PROBE_MS, RTT_MICROS_UNKNOWN, SILENCE_MS};
@@ -37,7 +38,7 @@ pub(super) const SHARE_TURN: u64 = 8;
 pub(super) enum Phase {
     /// A `Hello` is missing, on either side.
     Greeting,
-    /// The roots differ; the peer's clock is not complete yet.
+    /// The roots differ; what the peer has is not known yet.
     Comparing,
     /// What the peer has is known.
     Ready,
@@ -117,6 +118,8 @@ pub(super) struct Link {
     pub(super) greets: bool,
     pub(super) sent_root: Option<Root>,
     pub(super) peer_root: Option<Root>,
+    /// How far the two replicas are known to be the same, and how that is found out.
+    pub(super) standing: Standing,
     pub(super) budget: [usize; 2],
     /// What the peer has of logs beyond what is stored here. Of everything else it is taken to have what is stored here, but
     /// for `lacking`.
@@ -190,6 +193,7 @@ impl Link {
             greets,
             sent_root: None,
             peer_root: None,
+            standing: Standing::default(),
             budget: [0; 2],
             ahead: BTreeMap::new(),
             ahead_statements: BTreeMap::new(),
@@ -231,7 +235,7 @@ impl Link {
         let probe = self.heard_at.plus_millis(silence);
         // While the peer does not read, nothing can be said.
         let have = self.have_by.filter(|_| self.control.is_empty());
-        greeting.into_iter().chain(have).chain([probe]).min()
+        greeting.into_iter().chain(have).chain(self.standing.timeout()).chain([probe]).min()
     }
 
     /// Whether a probe is on its way, and nothing has come since it was sent.

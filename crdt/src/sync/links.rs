@@ -1,17 +1,17 @@
-//! Links come and go: greeting, comparing what both sides have, and noting what a peer lacks.
+//! Links come and go: greeting, and noting what a peer lacks.
 
 use std::collections::VecDeque;
 
-use super::frame::{Clock, ENTRIES_MAX, FRAME_BYTES_MAX, Frame, Hello, PROTOCOL_RANGE, Scope};
+use super::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL_RANGE, Place, Scope};
 use super::link::{EARLY_BYTES_MAX, Link, Phase, signers_digest};
 use super::missing::{Item, Word};
 use super::modes::{Mode, Modes};
 use super::origins::Origin;
-use super::replica::LogState;
 use super::{After, Effect, Engine, HAVE_MS, LINKS_MAX, LinkId};
 use crate::admission::Wait;
-use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
+use crate::id::{Actor, DeviceId, Key, StatementId, Time};
 use crate::roster::Standing;
+use crate::store::{Staged, StoreError};
 
 impl Engine {
     pub(super) fn link_up(&mut self, now: Time, id: LinkId, peer: Key, dialled: bool) {
@@ -62,11 +62,14 @@ impl Engine {
         self.effects.push_back(Effect::Close { link: id, reason: reason.to_owned() });
     }
 
-    pub(super) fn send_hello(&mut self, now: Time, id: LinkId) {
+    pub(super) fn send_hello(&mut self, now: Time, staged: &Staged<'_>, id: LinkId) -> Result<(), StoreError> {
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         let root = self.replica.root();
-        let (generation, _) = self.replica.order();
+        link.sent_root = Some(root);
+        let cursor = self.replica.cursor_of(&link.device).map(|place| (place.generation, place.position));
+        let generation = self.replica.order().generation;
         let chain = self.replica.roster().chain_of(&self.device).iter().map(|signed| signed.parts()).collect();
-        let scope = Scope { name: "fleet".to_owned(), root, generation, cursor: None };
+        let scope = Scope { name: "fleet".to_owned(), root, generation, cursor };
         let hello = Hello {
             protocol: PROTOCOL_RANGE,
             fleet: self.config.fleet,
@@ -74,18 +77,12 @@ impl Engine {
             scopes: vec![scope],
             frame_bytes_max: FRAME_BYTES_MAX as u32,
         };
-        let Some(link) = self.links.get_mut(&id) else { return };
-        link.sent_root = Some(root);
         self.send_control(id, &Frame::Hello(hello));
-        self.compare(now, id);
+        self.send_place(id, false);
+        self.compare_greeting(now, staged, id)
     }
 
-    /// Whether the peer has said `Hello`.
-    pub(super) fn has_greeted(&self, id: LinkId) -> bool {
-        self.links.get(&id).is_some_and(|link| link.peer_root.is_some())
-    }
-
-    /// Keeps a frame that overtook the peer's `Hello` on the other stream. Who has not seen ours has nothing to send yet.
+    /// Keeps a frame that overtook the peer's greeting on the other stream. Who has not seen ours has nothing to send yet.
     pub(super) fn keep_early(&mut self, id: LinkId, bytes: &[u8]) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.early_bytes += bytes.len();
@@ -100,7 +97,7 @@ impl Engine {
         self.links.get_mut(&id).map(|link| std::mem::take(&mut link.early)).unwrap_or_default()
     }
 
-    /// A device's standing changed. A contested one gets no more logs; once a pin names it, clocks are exchanged.
+    /// A device's standing changed. A contested one gets no more logs; once a pin names it, all is compared.
     pub(super) fn note_standing(&mut self, device: &DeviceId, standing: Standing) {
         let is_member = standing == Standing::Member;
         let mut has_changed = false;
@@ -113,7 +110,7 @@ impl Engine {
             link.lacking.clear();
             link.have_out.clear();
             if is_member && link.phase == Phase::Comparing {
-                self.after.push(After::SendClock(*id, true)); // the first one was without logs
+                self.after.push(After::Compare(*id)); // so far only statements were compared
             }
         }
         if has_changed {
@@ -121,10 +118,12 @@ impl Engine {
         }
     }
 
-    /// Notes the root that a peer's `Hello` names; a peer that was not known before gets ours now.
-    pub(super) fn greeted(&mut self, now: Time, id: LinkId, root: Root) {
+    /// Notes how a peer's replica stands; a peer that was not known before gets our `Hello` now.
+    pub(super) fn greeted(&mut self, id: LinkId, scope: &Scope) {
         if let Some(link) = self.links.get_mut(&id) {
-            link.peer_root = Some(root);
+            link.peer_root = Some(scope.root);
+            link.standing.generation = scope.generation;
+            link.standing.cursor = scope.cursor.map(|(generation, position)| Place { generation, position });
             // Only now it is known to the roster: strangers take no room.
             link.origin = self.origins.intern(&link.device);
             link.asked.modes = Modes::new(link.origin);
@@ -132,19 +131,6 @@ impl Engine {
                 self.after.push(After::Hello(id));
             }
         }
-        self.compare(now, id);
-    }
-
-    /// Once both sides have said `Hello`: equal roots mean that the peer has what we had then.
-    fn compare(&mut self, now: Time, id: LinkId) {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.phase == Phase::Greeting) else { return };
-        let (Some(own), Some(theirs)) = (link.sent_root, link.peer_root) else { return };
-        if own != theirs {
-            link.phase = Phase::Comparing;
-            return self.send_clock(id, false);
-        }
-        self.ready(now, id);
-        self.note_missing(now, id, true);
     }
 
     /// The greeting is over. What stood in it the peer fetches by itself; what came since goes as the peer wants it, and
@@ -169,65 +155,6 @@ impl Engine {
         }
     }
 
-    pub(super) fn send_clock(&mut self, id: LinkId, wants_answer: bool) {
-        // To who is contested or no member, logs are none of its business.
-        let is_member = self.links.get(&id).is_some_and(|link| link.is_member);
-        let logs = self.replica.logs().iter().filter(|(_, state)| is_member && state.stored > 0);
-        let logs: Vec<(Actor, u64, u32)> =
-            logs.map(|(actor, state)| (*actor, state.stored, state.head_digest())).collect();
-        let stored = self.replica.stored_statements();
-        let statements: Vec<(StatementId, u32)> =
-            stored.map(|(id, entry)| (*id, signers_digest(&entry.signed))).collect();
-        let half = ENTRIES_MAX / 2;
-        let parts = logs.len().div_ceil(half).max(statements.len().div_ceil(half)).max(1);
-        for part in 0..parts {
-            let slice = |length: usize| (part * half).min(length)..((part + 1) * half).min(length);
-            let clock = Clock {
-                logs: logs[slice(logs.len())].to_vec(),
-                statements: statements[slice(statements.len())].to_vec(),
-                is_first: part == 0,
-                is_last: part + 1 == parts,
-                wants_answer,
-            };
-            self.send_control(id, &Frame::Clock(clock));
-        }
-    }
-
-    /// A part of the peer's clock.
-    pub(super) fn receive_clock(&mut self, now: Time, id: LinkId, clock: Clock) {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.phase != Phase::Greeting) else { return };
-        let mut forked = Vec::new();
-        for (actor, seq, digest) in clock.logs {
-            let own = self.replica.logs.get(&actor);
-            link.claims(own.map(LogState::class), actor, seq, own.map_or(0, |state| state.stored));
-            forked.extend(own.filter(|state| state.stored == seq && state.differs(digest)).map(|_| actor));
-        }
-        for (statement, digest) in clock.statements {
-            self.claims_statement(id, statement, digest);
-        }
-        for actor in forked {
-            self.branch_came(Some(id), actor);
-        }
-        if clock.is_last {
-            if clock.wants_answer {
-                self.after.push(After::SendClock(id, false));
-            }
-            let is_greeting = self.links.get(&id).is_some_and(|link| link.is_new);
-            if is_greeting {
-                self.ready(now, id);
-            }
-            self.note_missing(now, id, is_greeting);
-        }
-    }
-
-    /// The peer compares roots, now and then.
-    pub(super) fn receive_root(&mut self, id: LinkId, root: Root) {
-        let is_ready = self.links.get(&id).is_some_and(|link| link.phase == Phase::Ready);
-        if is_ready && self.unstored.is_empty() && root != self.replica.root() {
-            self.after.push(After::SendClock(id, true));
-        }
-    }
-
     /// The peer has a statement, with signers of this digest.
     pub(super) fn claims_statement(&mut self, id: LinkId, statement: StatementId, digest: u32) {
         let is_other = self.is_other_statement(&statement, digest);
@@ -243,6 +170,7 @@ impl Engine {
 
     /// Tells the links of what the store has of a log now, each as its peer asked; but for the one that brought it.
     pub(super) fn announce_log(&mut self, now: Time, actor: Actor, seq: u64, source: Option<LinkId>) {
+        self.touched.note(now, actor);
         let Some(state) = self.replica.logs.get_mut(&actor) else { return };
         let before = state.stored;
         state.stored = state.stored.max(seq.min(state.seq));

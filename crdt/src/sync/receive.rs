@@ -1,7 +1,7 @@
 //! What comes from peers: frames, runs and statements.
 
 use super::frame::{Changes, Frame, Hello, Name, PROTOCOL_RANGE, Statement};
-use super::link::signers_digest;
+use super::link::{Phase, signers_digest};
 use super::missing::{Item, Word};
 use super::origins::Origin;
 use super::pending::{Evicted, Sourced};
@@ -34,20 +34,20 @@ impl Engine {
     ) -> Result<(), StoreError> {
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
         link.heard(now);
-        let has_greeted = link.peer_root.is_some();
+        let (has_hello, has_place) = (link.peer_root.is_some(), link.standing.peer.is_some());
         match Frame::decode(bytes) {
             Ok(None) => {}
             Err(error) => self.fault(staged, id, &error.to_string()),
-            Ok(Some(Frame::Hello(hello))) if !has_greeted => {
-                self.receive_hello(now, staged, id, hello)?;
-                if self.has_greeted(id) {
-                    for early in self.take_early(id) {
-                        self.receive(now, staged, id, &early)?;
-                    }
-                    self.pump(now, staged, Some(id));
+            Ok(Some(Frame::Hello(hello))) if !has_hello => self.receive_hello(now, staged, id, hello)?,
+            Ok(Some(Frame::Place(place))) if has_hello && !has_place => {
+                self.receive_place(id, place);
+                self.compare_greeting(now, staged, id)?;
+                for early in self.take_early(id) {
+                    self.receive(now, staged, id, &early)?;
                 }
+                self.pump(now, staged, Some(id));
             }
-            Ok(Some(_)) if !has_greeted => self.keep_early(id, bytes),
+            Ok(Some(_)) if !has_place => self.keep_early(id, bytes),
             Ok(Some(frame)) => self.receive_frame(now, staged, id, frame)?,
         }
         Ok(())
@@ -63,10 +63,9 @@ impl Engine {
     ) -> Result<(), StoreError> {
         match frame {
             Frame::Hello(_) => self.fault(staged, id, "the peer says Hello twice"),
-            Frame::Clock(clock) => {
-                self.receive_clock(now, id, clock);
-                self.check_claims(id);
-                self.pump(now, staged, Some(id));
+            Frame::Place(place) => self.receive_place(id, place),
+            Frame::Ranges(_) | Frame::Parts(_) | Frame::Items(_) | Frame::Request(_) | Frame::Difference(_) => {
+                self.receive_compared(now, staged, id, frame);
             }
             Frame::Have(entries) => {
                 self.receive_have(now, id, entries);
@@ -92,6 +91,42 @@ impl Engine {
             Frame::Changes(changes) => self.receive_changes(now, staged, id, changes)?,
         }
         Ok(())
+    }
+
+    /// A frame of a comparison.
+    fn receive_compared(&mut self, now: Time, staged: &mut Staged<'_>, id: LinkId, frame: Frame) {
+        // A peer that has not heard our `Hello` has nothing to compare with.
+        if self.links.get(&id).is_none_or(|link| link.phase == Phase::Greeting) {
+            return self.fault(staged, id, "the peer compares before both have greeted");
+        }
+        let judged = match frame {
+            Frame::Ranges(ranges) => self.receive_ranges(now, id, ranges),
+            Frame::Items(items) => {
+                let (number, is_last) = (items.number, items.is_last);
+                let taken = self.receive_items(now, id, items);
+                if taken.is_ok() && is_last {
+                    self.compared(now, staged, id, number);
+                }
+                taken
+            }
+            Frame::Parts(parts) => {
+                self.receive_parts(now, id, &parts);
+                Ok(())
+            }
+            Frame::Request(request) => {
+                self.receive_request(id, &request);
+                Ok(())
+            }
+            Frame::Difference(difference) => {
+                self.receive_difference(now, staged, id, difference);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        match judged {
+            Ok(()) => self.pump(now, staged, Some(id)),
+            Err(reason) => self.fault(staged, id, reason),
+        }
     }
 
     /// The peer broke the protocol: audited, and the session ends.
@@ -162,13 +197,10 @@ impl Engine {
         match standing {
             Standing::Unknown => self.fault(staged, id, "the peer is no member of this fleet"),
             Standing::Removed => self.close(id, "the device was removed from the fleet"),
-            Standing::Member | Standing::Contested => {
-                let root = hello.scopes.iter().find(|scope| scope.name == "fleet").map(|scope| scope.root);
-                match root {
-                    Some(root) => self.greeted(now, id, root),
-                    None => self.fault(staged, id, "the peer does not replicate the scope fleet"),
-                }
-            }
+            Standing::Member | Standing::Contested => match hello.scopes.iter().find(|scope| scope.name == "fleet") {
+                Some(scope) => self.greeted(id, scope),
+                None => self.fault(staged, id, "the peer does not replicate the scope fleet"),
+            },
         }
         Ok(())
     }
@@ -253,7 +285,7 @@ impl Engine {
     }
 
     /// What a peer claims to have costs memory here.
-    fn check_claims(&mut self, id: LinkId) {
+    pub(super) fn check_claims(&mut self, id: LinkId) {
         let Some(link) = self.links.get(&id) else { return };
         if link.ahead.len() > CLAIMS_MAX || link.ahead_statements.len() > CLAIMS_MAX {
             self.close(id, &format!("the peer claims more than {CLAIMS_MAX} logs or statements"));
@@ -432,6 +464,7 @@ impl Engine {
                     }
                     // What was not taken while the device was contested comes again.
                     if self.replica.is_pin(&id) {
+                        self.replica.void_cursors(staged);
                         self.resync();
                     }
                 }

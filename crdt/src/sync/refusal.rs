@@ -114,6 +114,8 @@ impl Engine {
     /// go on in the same logs would fork them (PROTOCOL 2).
     pub(super) fn draw_incarnation(&mut self) {
         self.config.incarnation = self.random();
+        let generation = self.random() >> 32;
+        self.replica.rename_order(generation);
         self.effects.push_back(Effect::Incarnation(self.config.incarnation));
     }
 

@@ -17,7 +17,12 @@ use crate::store::{
     encode_record, index_range, meta_key, position_key, read_record, statement_key,
 };
 
-const SETTING_GENERATION: &[u8] = b"generation";
+mod order;
+
+use super::frame::Place;
+use order::SETTING_CLOSED;
+pub(crate) use order::Since;
+
 const SETTING_AUDIT: &[u8] = b"audit";
 /// Most audit events that are kept; the oldest give way.
 pub const AUDIT_MAX: u64 = 4096;
@@ -55,6 +60,8 @@ pub struct LogState {
     pub stored: u64,
     /// Hash of the last change.
     pub head: ChangeHash,
+    /// Where it stands in the order of admission.
+    pub position: u64,
 }
 
 impl LogState {
@@ -97,7 +104,11 @@ pub struct Replica {
     tree: Tree,
     durable_tree: Tree,
     generation: u64,
+    /// Whether the store still says that the order was closed.
+    is_closed: bool,
     order_next: u64,
+    /// Up to where this node has everything of its peers' orders.
+    cursors: BTreeMap<DeviceId, Place>,
     audit_next: u64,
     changes: u64,
     /// Statements that are staged and not reported as written yet, with how often: they are told to nobody.
@@ -107,8 +118,10 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Reads a replica from a store. `generation` names a new order of admission where the store has none yet.
+    /// Reads a replica from a store. `generation` names its order of admission from now on, unless it was stopped in good
+    /// order and nobody can have been told of what is lost.
     pub fn open(fleet: FleetId, store: &dyn LogStore, generation: u64) -> Result<Replica, OpenError> {
+        let closed = read_record(store, Table::Setting, SETTING_CLOSED)?;
         let mut replica = Replica {
             roster: Roster::new(fleet),
             logs: BTreeMap::new(),
@@ -116,8 +129,10 @@ impl Replica {
             carried: BTreeSet::new(),
             tree: Tree::default(),
             durable_tree: Tree::default(),
-            generation: read_record(store, Table::Setting, SETTING_GENERATION)?.unwrap_or(generation),
-            order_next: next_order_position(store)?,
+            generation: closed.unwrap_or(generation),
+            is_closed: closed.is_some(),
+            order_next: 0,
+            cursors: BTreeMap::new(),
             audit_next: read_record(store, Table::Setting, SETTING_AUDIT)?.unwrap_or(0),
             changes: 0,
             unstored_statements: BTreeMap::new(),
@@ -134,6 +149,8 @@ impl Replica {
                 state.stored = record.seq;
             }
         }
+        replica.load_order(store)?;
+        replica.load_cursors(store)?;
         Ok(replica)
     }
 
@@ -184,10 +201,11 @@ impl Replica {
             siblings.sort_unstable();
         }
         self.carried.insert((record.log.carrier, actor));
-        let stored = self.logs.get(&actor).map_or(0, |state| state.stored);
-        let before = self.logs.get(&actor).map_or(0, |state| state.seq);
+        let known = self.logs.get(&actor);
+        let (before, stored) = known.map_or((0, 0), |state| (state.seq, state.stored));
+        let position = known.map_or(0, |state| state.position);
         self.changes += record.seq - before;
-        let state = LogState { log: record.log.clone(), seq: record.seq, stored, head: record.head };
+        let state = LogState { log: record.log.clone(), seq: record.seq, stored, head: record.head, position };
         self.logs.insert(actor, state);
         self.tree.set_log(actor, record.seq, &record.head);
         if record.log.document.kind().has_many_writers() {
@@ -195,8 +213,9 @@ impl Replica {
         }
     }
 
-    fn forget_log(&mut self, actor: &Actor) {
+    fn forget_log(&mut self, staged: &mut Staged<'_>, actor: &Actor) {
         let Some(state) = self.logs.remove(actor) else { return };
+        staged.delete(Table::Order, position_key(state.position));
         self.changes -= state.seq;
         self.carried.remove(&(state.log.carrier, *actor));
         if let Some(siblings) = self.documents.get_mut(&state.log.document) {
@@ -216,14 +235,6 @@ impl Replica {
         }
     }
 
-    fn append_order(&mut self, staged: &mut Staged<'_>, record: &OrderRecord) {
-        if self.order_next == 0 {
-            staged.put(Table::Setting, SETTING_GENERATION, encode_record(&self.generation));
-        }
-        staged.put(Table::Order, position_key(self.order_next), encode_record(record));
-        self.order_next += 1;
-    }
-
     /// Judges a run and, where it is admitted, stages it and takes it into memory.
     pub(crate) fn admit(&mut self, staged: &mut Staged<'_>, run: &Run) -> Result<Outcome, StoreError> {
         let fleet = self.roster.fleet();
@@ -232,10 +243,11 @@ impl Replica {
         let outcome = gate.admit(staged, siblings, run)?;
         if let Outcome::Admitted(admitted) = &outcome {
             for old in &admitted.superseded {
-                self.forget_log(old);
+                self.forget_log(staged, old);
             }
+            let is_new = !self.logs.contains_key(&admitted.actor);
             self.note_log(admitted.actor, &admitted.record);
-            self.append_order(staged, &OrderRecord::Log(admitted.actor, admitted.record.seq));
+            self.append_log(staged, admitted.actor, is_new);
         }
         Ok(outcome)
     }
@@ -303,7 +315,7 @@ impl Replica {
             drop_log(staged, actor)?;
             let (from, to, _) = index_range(document);
             staged.delete_range(Table::Index, &from, &to)?;
-            self.forget_log(actor);
+            self.forget_log(staged, actor);
         }
         Ok(logs.into_iter().map(|(actor, _)| actor).collect())
     }
@@ -384,9 +396,14 @@ impl Replica {
         self.changes
     }
 
-    /// The name of this order of admission, and its length.
-    pub fn order(&self) -> (u64, u64) {
-        (self.generation, self.order_next)
+    /// Where this order of admission stands, what is not stored yet included.
+    pub fn order(&self) -> Place {
+        Place { generation: self.generation, position: self.order_next }
+    }
+
+    /// The items that are compared with others'.
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
     }
 
     /// Where a device stands.
@@ -471,19 +488,4 @@ fn all_records<T: serde::de::DeserializeOwned>(
         }
     })?;
     failure.map_or(Ok(records), Err)
-}
-
-/// One past the last position of the order: found by halving, so that a long one is not read at every start.
-fn next_order_position(store: &dyn LogStore) -> Result<u64, StoreError> {
-    let is_taken = |position: u64| store.get(Table::Order, &position_key(position)).map(|value| value.is_some());
-    let mut above = 1;
-    while is_taken(above - 1)? {
-        above *= 2;
-    }
-    let mut least = above / 2;
-    while least < above {
-        let middle = least + (above - least) / 2;
-        if is_taken(middle)? { least = middle + 1 } else { above = middle }
-    }
-    Ok(least)
 }

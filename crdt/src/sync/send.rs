@@ -1,5 +1,6 @@
 //! Sending: control frames, what peers lack in the order of its class, and what time brings.
 
+use super::compare::Outgoing;
 use super::frame::{Changes, ENTRIES_MAX, Frame, Name, Statement};
 use super::link::{CONTROL_BYTES_MAX, Link, Phase, SHARE_TURN, channel_slot, signers_digest};
 use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS, read_run};
@@ -48,7 +49,7 @@ impl Engine {
             self.pump_statements(id);
             let before = sent;
             while sent < SEND_BYTES_MAX {
-                match self.send_next(staged, id) {
+                match self.send_compared(id) + self.send_next(staged, id) {
                     0 => break,
                     bytes => sent += bytes,
                 }
@@ -95,6 +96,25 @@ impl Engine {
         for part in statements.chunks(ENTRIES_MAX) {
             self.send_control(id, &Frame::HaveStatements(part.to_vec()));
         }
+    }
+
+    /// Sends the next frame of a comparison; the bytes sent, 0 when there is nothing or the link takes no more.
+    fn send_compared(&mut self, id: LinkId) -> usize {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.phase != Phase::Greeting) else { return 0 };
+        let Some(outgoing) = link.standing.outgoing.pop_front() else { return 0 };
+        let (bytes, rest) = outgoing.next_frame(&self.replica);
+        if let Some(rest) = rest {
+            link.standing.outgoing.push_front(rest);
+        }
+        let budget = &mut link.budget[channel_slot(Channel::Data)];
+        let length = bytes.len();
+        if *budget < length {
+            link.standing.outgoing.push_front(Outgoing::Frame(bytes));
+            return 0;
+        }
+        *budget -= length;
+        self.effects.push_back(Effect::Send { link: id, channel: Channel::Data, bytes });
+        length
     }
 
     /// Sends the next run that a peer lacks; the bytes sent, 0 when there is nothing or the link takes no more.
@@ -155,6 +175,7 @@ impl Engine {
         }
         self.probe_silent(now);
         self.fetch(now);
+        self.compare_timer(now);
         if !self.links.is_empty() && self.reconcile_at <= now {
             self.reconcile_at = self.next_reconcile(now);
             self.compare_with_one(now);
@@ -194,7 +215,7 @@ impl Engine {
         }
     }
 
-    /// Sends our root to one random link; whoever finds another root answers with a clock. Round trips are measured anew.
+    /// Sends our root to one random link; whoever finds another root compares. Round trips are measured anew.
     fn compare_with_one(&mut self, now: Time) {
         let ready: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| link.phase == Phase::Ready).map(|(id, _)| *id).collect();
@@ -205,6 +226,7 @@ impl Engine {
         let chosen = ready[usize::try_from(self.random() % ready.len() as u64).unwrap_or(0)];
         let root = self.replica.root();
         self.send_control(chosen, &Frame::Root(root));
+        self.send_place(chosen, false);
     }
 }
 

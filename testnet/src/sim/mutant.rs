@@ -17,7 +17,7 @@ pub(crate) enum Mutant {
     /// Says that a batch is synced before it is.
     SyncsTooEarly,
     /// Takes no frame that says what a peer has.
-    HearsNoClocks,
+    ComparesNothing,
     /// Sends the last changes again and again.
     RepeatsForEver,
     /// What was refused is taken all the same, as it was before it was altered.
@@ -36,7 +36,7 @@ pub(crate) const MUTANTS: [(Mutant, Oracle, &str); 10] = [
     (Mutant::AllStoreOtherValues, Oracle::ViewsAsAutomerge, "the same on all nodes, so that they agree"),
     (Mutant::TearsBatches, Oracle::OpensAgain, "a power cut leaves half of a batch"),
     (Mutant::SyncsTooEarly, Oracle::NothingLost, "a batch is reported as synced before it is"),
-    (Mutant::HearsNoClocks, Oracle::HealsInTime, "frames that say what a peer has are not heard"),
+    (Mutant::ComparesNothing, Oracle::HealsInTime, "frames that say what a peer has are not heard"),
     (Mutant::RepeatsForEver, Oracle::SilenceAfterwards, "the last changes are sent again every few seconds"),
     (Mutant::TakesWhatItRefused, Oracle::RefusalsChangeNothing, "an altered frame is refused, its original is taken"),
     (Mutant::CountsCreditTwice, Oracle::Limits, "credit of a stream counts twice"),

@@ -8,7 +8,7 @@ use crate::id::StatementId;
 use crate::schema::{Kind, Value};
 use crate::statement::{Assigned, Body, Removal};
 use crate::store::Table;
-use crate::sync::frame::{Clock, Frame, Hello, PROTOCOL_RANGE};
+use crate::sync::frame::{Difference, End, Frame, Hello, Items, PROTOCOL_RANGE, Place, Ranges};
 use crate::sync::replica::AUDIT_MAX;
 use crate::sync::{Channel, Input};
 
@@ -94,7 +94,7 @@ fn a_stranger_sees_nothing_and_holds_nothing() {
     assert_eq!(cluster.nodes[0].payload_bytes, sent, "it got nothing");
 }
 
-/// A clock that is sent while a statement is on its way to the disk does not tell of it.
+/// What is compared while a statement is on its way to the disk does not tell of it.
 #[test]
 fn nothing_is_told_before_it_is_stored() {
     let mut cluster = pair(13);
@@ -105,19 +105,23 @@ fn nothing_is_told_before_it_is_stored() {
         let parts = cluster.fleet.sign(body);
         (StatementId(*blake3::hash(&parts.bytes).as_bytes()), parts)
     };
-    let asks = Clock { logs: vec![], statements: vec![], is_first: true, is_last: true, wants_answer: true };
-    let (_, first) = label(&cluster, "1");
-    let (unstored, second) = label(&cluster, "2");
-    cluster.request(0, |request| Input::Statements { request, statements: vec![first] });
-    inject(&mut cluster, 0, Frame::Clock(asks).encode());
-    cluster.request(0, |request| Input::Statements { request, statements: vec![second] });
-    let clock = std::iter::from_fn(|| cluster.take_frame_to(1)).find_map(|bytes| match Frame::decode(&bytes) {
-        Ok(Some(Frame::Clock(clock))) => Some(clock),
+    let (unstored, parts) = label(&cluster, "1");
+    cluster.request(0, |request| Input::Statements { request, statements: vec![parts] });
+    compares_with_nothing(&mut cluster, 0);
+    let told = std::iter::from_fn(|| cluster.take_frame_to(1)).find_map(|bytes| match Frame::decode(&bytes) {
+        Ok(Some(Frame::Difference(difference))) => Some(difference),
         _ => None,
     });
-    let clock = clock.expect("the peer's clock is answered");
-    assert!(clock.statements.iter().all(|(id, _)| *id != unstored));
+    let told = told.expect("who has nothing hears of everything");
+    assert!(!told.statements.is_empty() && told.statements.iter().all(|(id, _)| *id != unstored));
     assert!(cluster.nodes[0].engine.replica().roster().entries().contains_key(&unstored));
+}
+
+/// The peer begins to compare, and says that it has nothing.
+fn compares_with_nothing(cluster: &mut Cluster, to: usize) {
+    let place = Place { generation: 1, position: 0 };
+    inject(cluster, to, Frame::Ranges(Ranges { number: 1, place, prints: vec![] }).encode());
+    inject(cluster, to, Frame::Items(Items { number: 1, buckets: vec![], is_last: true }).encode());
 }
 
 #[test]
@@ -127,9 +131,9 @@ fn a_newer_protocol_is_named() {
     let link = crate::sync::LinkId(900);
     let peer = key_of(&cluster.fleet.devices[1]);
     cluster.input(0, Input::LinkUp { link, peer, dialled: true });
-    let hello = Hello { protocol: (3, 4), fleet: cluster.fleet.id, chain: vec![], scopes: vec![], frame_bytes_max: 1 };
+    let hello = Hello { protocol: (4, 5), fleet: cluster.fleet.id, chain: vec![], scopes: vec![], frame_bytes_max: 1 };
     cluster.input(0, Input::Frame { link, channel: Channel::Control, bytes: Frame::Hello(hello).encode() });
-    assert!(cluster.nodes[0].closed[0].contains("protocol 3 to 4"), "{:?}", cluster.nodes[0].closed);
+    assert!(cluster.nodes[0].closed[0].contains("protocol 4 to 5"), "{:?}", cluster.nodes[0].closed);
 }
 
 #[test]
@@ -143,17 +147,12 @@ fn silence_instead_of_hello_ends_the_session() {
 }
 
 #[test]
-fn a_clock_from_the_future_is_only_a_claim() {
+fn a_difference_from_the_future_is_only_a_claim() {
     let mut cluster = pair(6);
     let actor = *cluster.nodes[0].engine.replica().logs().keys().next().unwrap();
-    let clock = Clock {
-        logs: vec![(actor, u64::MAX, 0), (crate::id::Actor([9; 16]), 5, 0)],
-        statements: vec![],
-        is_first: true,
-        is_last: true,
-        wants_answer: true,
-    };
-    inject(&mut cluster, 0, Frame::Clock(clock).encode());
+    let logs = vec![(actor, u64::MAX, 0), (crate::id::Actor([9; 16]), 5, 0)];
+    let end = Some(End::Cursor(Place { generation: u64::MAX, position: u64::MAX }));
+    inject(&mut cluster, 0, Frame::Difference(Difference { logs, statements: vec![], end }).encode());
     inject(&mut cluster, 0, Frame::Want(vec![(actor, u64::MAX)]).encode());
     inject(&mut cluster, 0, Frame::Have(vec![(actor, u64::MAX)]).encode());
     cluster.run_until_quiescent();

@@ -82,7 +82,9 @@ impl World<'_, '_> {
     /// What a broken host does not hear.
     fn is_deaf(&self, node: usize, bytes: &[u8]) -> bool {
         match Frame::decode(bytes) {
-            Ok(Some(Frame::Clock(_) | Frame::Root(_))) => self.is_broken(node, Mutant::HearsNoClocks),
+            Ok(Some(Frame::Root(_) | Frame::Ranges(_) | Frame::Items(_) | Frame::Difference(_))) => {
+                self.is_broken(node, Mutant::ComparesNothing)
+            }
             Ok(Some(Frame::Statement(statement))) if self.is_broken(node, Mutant::IgnoresRemovals) => {
                 statement.parts.bytes.windows(7).any(|window| window == b"removal")
             }
