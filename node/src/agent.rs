@@ -251,6 +251,9 @@ async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> E
         }
         node.timers();
     }
+    if node.failure.is_none() {
+        node.input(Input::Stop);
+    }
     let Node { mesh, store, failure, .. } = node;
     mesh.shutdown().await;
     if let Err(error) = store.sync() {
@@ -348,7 +351,7 @@ impl Node {
     }
 
     /// A batch did not reach the store: what the engine believes is ahead of the disk, so it is opened again on what
-    /// the disk holds. Sessions start anew and compare clocks; callers learn that nothing was acknowledged.
+    /// the disk holds. Sessions start anew and compare; callers learn that nothing was acknowledged.
     fn lost_batch(&mut self, error: &WriteError) {
         tracing::error!(%error, "a write failed; the node goes on with what is on disk");
         self.full = Some(error.to_string());

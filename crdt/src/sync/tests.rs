@@ -1,6 +1,7 @@
 //! The engine in virtual time: `cluster.connect(a, b); cluster.run_until_quiescent();`
 
 mod cluster;
+mod compare;
 mod converge;
 mod damage;
 mod fleet;

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use crdt::id::{Root, Time};
 use crdt::schema::Kind;
 use crdt::store::{Batch, LogStore, StoreError, TABLES, Table, Visit};
-use crdt::sync::frame::{Changes, FRAME_BYTES_MAX, Frame, Hello, Name, PROTOCOL_RANGE, Scope};
+use crdt::sync::frame::{Changes, FRAME_BYTES_MAX, Frame, Hello, Name, PROTOCOL_RANGE, Place, PlaceOf, Scope};
 use crdt::sync::{Channel, Config, Effect, Engine, Input, LinkId, Reply, RequestId};
 use rocksdb::{ColumnFamilyDescriptor, DB, DBCompressionType, Options, WriteBatch};
 use serde_json::Value;
@@ -152,6 +152,8 @@ fn make(folder: &Path, operator: &Operator) -> anyhow::Result<()> {
         frame_bytes_max: FRAME_BYTES_MAX as u32,
     };
     offline.frame(link, &Frame::Hello(hello))?;
+    let place = Place { generation: 1, position: 0 };
+    offline.frame(link, &Frame::Place(PlaceOf { place, items: 0, is_equal: false }))?;
     let logs = devices.iter().flat_map(|device| KINDS.map(|kind| (device, kind)));
     for (number, (device, kind)) in (0..).zip(logs) {
         let mut author = Author::new(operator.fleet, device, kind, 1);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crdt::change::LogName;
 use crdt::id::{Actor, ChangeHash, Time};
-use crdt::sync::{Config, Engine, Input, RequestId};
+use crdt::sync::{Config, Effect, Engine, Input, RequestId};
 
 use super::disk::Disk;
 use super::fleet::Fleet;
@@ -117,6 +117,17 @@ impl Host {
         let engine = Engine::open(self.config(fleet, number, seed), &self.disk).map_err(|error| error.to_string())?;
         self.engine = Some(engine);
         Ok(())
+    }
+
+    /// It stops in good order; what is left to do is to end it.
+    pub(crate) fn stop(&mut self, now_us: u64) {
+        let Some(engine) = &mut self.engine else { return };
+        engine.handle(Time(now_us), Input::Stop, &self.disk);
+        while let Some(effect) = engine.poll_effect() {
+            if let Effect::Persist { batch, .. } = effect {
+                self.disk.apply(&batch);
+            }
+        }
     }
 
     /// It dies; with the power what is not synced goes, but for the first `kept` batches.

@@ -142,6 +142,9 @@ impl World<'_, '_> {
             return;
         }
         if at == Boundary::Now {
+            if !power && self.chance.index(2) == 0 {
+                self.hosts[node].stop(self.now_us);
+            }
             return self.die(node, power);
         }
         self.hosts[node].dies_at = Some((at, power));
