@@ -93,6 +93,41 @@ pub enum Class {
     Backfill,
 }
 
+/// All classes, the most urgent first.
+const CLASSES: [Class; 11] = [
+    Class::Membership,
+    Class::Stop,
+    Class::Policy,
+    Class::Config,
+    Class::Rollout,
+    Class::Release,
+    Class::Device,
+    Class::Resource,
+    Class::Environment,
+    Class::Link,
+    Class::Backfill,
+];
+
+impl Class {
+    /// The class that is next after this one in urgency.
+    pub(crate) fn next(self) -> Option<Class> {
+        CLASSES.into_iter().find(|class| *class > self)
+    }
+
+    /// The class of statements of a kind. Of kinds that are not known here nothing is more urgent than a release.
+    pub(crate) fn of_statement(kind: &str) -> Class {
+        match kind {
+            "root" | "operator" | "invitation" | "admission" | "pin" | "assigned" | "removal" | "revocation"
+            | "revocation-part" | "fork" => Class::Membership,
+            "stop" => Class::Stop,
+            "policy" => Class::Policy,
+            "config" | "config-scope" => Class::Config,
+            "rollout" | "skip" => Class::Rollout,
+            _ => Class::Release,
+        }
+    }
+}
+
 /// The name of a document: `kind/name`, or `kind/name/part` for a part of a device's document.
 ///
 /// Names are lowercase letters, digits, `-`, `_` and `.`; the name of a device's document is its id.

@@ -6,7 +6,8 @@
 //!
 //! A change goes along one tree for each origin, chosen by the receivers (`trees`). When a link comes up, and now and then,
 //! the two sides find out what differs (`compare`); what peers have and this node lacks is asked for (`fetch`). What a peer lacks is sent in the
-//! order of [`Class`](crate::schema::Class); it is known per log, so a link's backlog is a set of cursors and never a queue.
+//! order of [`Class`](crate::schema::Class) (`lacking`), as much as the way takes without a queue (`flow`); it is known per
+//! log, so a link's backlog is a set of cursors and never a queue.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -21,7 +22,9 @@ use crate::store::{AuditRecord, Batch, Durability, LogStore, Staged, StoreError}
 
 mod compare;
 mod fetch;
+mod flow;
 pub mod frame;
+mod lacking;
 mod link;
 mod links;
 mod missing;
@@ -420,7 +423,12 @@ impl Engine {
                 }
                 self.pump(now, staged, Some(link));
             }
-            Input::Frame { link, bytes, .. } => self.receive(now, staged, link, &bytes)?,
+            Input::Frame { link, channel, bytes } => {
+                self.receive(now, staged, link, &bytes)?;
+                if channel == Channel::Data || bytes.first() == Some(&frame::STATEMENT) {
+                    self.count_payload(link, bytes.len());
+                }
+            }
             Input::Persisted(token) => self.persisted(now, staged, token),
             Input::Timer => self.timer(now, staged),
             Input::Resync => self.resync(),

@@ -13,7 +13,6 @@ use super::frame::{
 };
 use super::link::Phase;
 use super::receive::CLAIMS_MAX;
-use super::replica::LogState;
 use super::{After, Engine, LinkId};
 use crate::id::{Actor, Root, StatementId, Time};
 use crate::root::{BUCKETS, RangeKey};
@@ -377,7 +376,7 @@ impl Engine {
         let is_vain = found.is_empty();
         for (actor, seq) in &found.ahead {
             let own = self.replica.logs.get(actor);
-            link.claims(own.map(LogState::class), *actor, *seq, own.map_or(0, |state| state.stored));
+            link.claims(*actor, *seq, own.map_or(0, |state| state.stored));
         }
         if found.unknown.is_empty() {
             link.standing.settles = Some(place);
@@ -479,7 +478,7 @@ impl Engine {
         let mut forked = Vec::new();
         for (actor, seq, digest) in logs {
             let own = self.replica.logs.get(actor);
-            link.claims(own.map(LogState::class), *actor, *seq, own.map_or(0, |state| state.stored));
+            link.claims(*actor, *seq, own.map_or(0, |state| state.stored));
             forked.extend(own.filter(|state| state.stored == *seq && state.differs(*digest)).map(|_| *actor));
         }
         for (statement, digest) in statements {

@@ -8,7 +8,6 @@ use super::frame::{ENTRIES_MAX, Frame};
 use super::link::{Link, Phase, signers_digest};
 use super::missing::{Fetch, Item, Word};
 use super::origins::Origin;
-use super::replica::LogState;
 use super::{After, Engine, LinkId};
 use crate::admission::Wait;
 use crate::id::{Actor, ChangeHash, DeviceId, StatementId, Time};
@@ -34,7 +33,7 @@ impl Engine {
         for (actor, seq) in &entries {
             let own = self.replica.logs.get(actor);
             let stored = own.map_or(0, |state| state.stored);
-            link.claims(own.map(LogState::class), *actor, *seq, stored);
+            link.claims(*actor, *seq, stored);
             if *seq < stored {
                 link.says_less(*actor, *seq);
             }
@@ -236,9 +235,7 @@ impl Engine {
     ) -> Result<(), StoreError> {
         for hash in hashes {
             if self.replica.stored_statement(&StatementId(*hash)).is_some() {
-                if let Some(link) = self.links.get_mut(&id) {
-                    link.lacking_statements.insert(StatementId(*hash));
-                }
+                self.lacks_that_statement(id, StatementId(*hash));
             } else if let Some(record) = read_record::<HashRecord>(staged, Table::Hash, &hash_key(&ChangeHash(*hash)))?
             {
                 self.wanted(id, record.actor, record.seq.saturating_sub(1));

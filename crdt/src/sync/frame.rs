@@ -13,7 +13,7 @@
 //! | 10 | `ProbeAnswer` | control | the same number |
 //! | 11 | `Ask` | control | what the sender wants of the receiver, by origin |
 //! | 12 | `WantHash` | control | the sender lacks these changes or statements |
-//! | 13 | | | reserved: `Credit` |
+//! | 13 | `Credit` | control | how much payload the sender has handled, and how much it takes |
 //! | 14 | `Ranges` | data | opens a comparison: fingerprints of 256 ranges of the sender's items |
 //! | 15 | `Request` | data | what do these short ids stand for? |
 //! | 16 | `Want` | control | the sender lacks logs, each from a sequence number on |
@@ -23,6 +23,9 @@
 //! | 20 | `Parts` | data | fingerprints of the 16 buckets of each range that differs |
 //! | 21 | `Items` | data | short ids and values of the items of buckets that differ |
 //! | 22 | `Difference` | data | what the sender has and the receiver may lack, in parts |
+//! | 23 | `Fragment` | data | a part of a frame that is longer than 20 ms of the link's rate |
+//!
+//! Payload is what travels on the data stream, and statements.
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +56,8 @@ pub const ITEMS_MAX: usize = 2048;
 pub const CHANGES: u8 = 8;
 /// The first byte of a `Statement` frame.
 pub const STATEMENT: u8 = 17;
+/// The first byte of a `Fragment` frame.
+const FRAGMENT: u8 = 23;
 
 /// One of the two streams of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -230,6 +235,25 @@ pub struct Statement {
     pub parts: StatementParts,
 }
 
+/// How much payload may come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credit {
+    /// Bytes of payload frames that the sender has handled in this session.
+    pub received: u64,
+    /// Bytes of payload frames that the receiver may have sent in this session.
+    pub limit: u64,
+}
+
+/// A part of a frame. All parts together are the frame; other frames may stand between them, but no other's parts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fragment {
+    /// Whether this is the last part.
+    pub is_last: bool,
+    /// The bytes.
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
+}
+
 /// A frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -270,6 +294,10 @@ pub enum Frame {
     Request(Request),
     /// What the sender has.
     Difference(Difference),
+    /// How much payload may come.
+    Credit(Credit),
+    /// A part of a frame.
+    Fragment(Fragment),
 }
 
 /// Why bytes are no frame.
@@ -300,6 +328,7 @@ impl Frame {
             Frame::ProbeAnswer(number) => body(10, number),
             Frame::Ask(ask) => body(11, ask),
             Frame::WantHash(hashes) => body(12, hashes),
+            Frame::Credit(credit) => body(13, credit),
             Frame::Ranges(ranges) => body(14, ranges),
             Frame::Request(request) => body(15, request),
             Frame::Want(entries) => body(16, entries),
@@ -309,6 +338,7 @@ impl Frame {
             Frame::Parts(parts) => body(20, parts),
             Frame::Items(items) => body(21, items),
             Frame::Difference(difference) => body(22, difference),
+            Frame::Fragment(fragment) => body(FRAGMENT, fragment),
         }
     }
 
@@ -334,6 +364,7 @@ impl Frame {
             10 => Frame::ProbeAnswer(body(10, rest)?),
             11 => Frame::Ask(body(11, rest)?),
             12 => Frame::WantHash(body(12, rest)?),
+            13 => Frame::Credit(body(13, rest)?),
             14 => Frame::Ranges(body(14, rest)?),
             15 => Frame::Request(body(15, rest)?),
             16 => Frame::Want(body(16, rest)?),
@@ -343,6 +374,7 @@ impl Frame {
             20 => Frame::Parts(body(20, rest)?),
             21 => Frame::Items(body(21, rest)?),
             22 => Frame::Difference(body(22, rest)?),
+            FRAGMENT => Frame::Fragment(body(FRAGMENT, rest)?),
             _ => return Ok(None),
         };
         if frame.is_within_limits() { Ok(Some(frame)) } else { Err(FrameError::Body(*kind)) }
@@ -369,7 +401,7 @@ impl Frame {
     /// The stream on which it travels.
     pub fn channel(&self) -> Channel {
         match self {
-            Frame::Name(_) | Frame::Changes(_) => Channel::Data,
+            Frame::Name(_) | Frame::Changes(_) | Frame::Fragment(_) => Channel::Data,
             // They may be long, and what is urgent does not wait for them.
             Frame::Ranges(_) | Frame::Parts(_) | Frame::Items(_) => Channel::Data,
             Frame::Request(_) | Frame::Difference(_) => Channel::Data,
@@ -391,6 +423,21 @@ impl Items {
 /// cannot store; [`Input::Resync`](super::Input::Resync) brings them again.
 pub fn is_payload(frame: &[u8]) -> bool {
     matches!(frame.first(), Some(&(STATEMENT | CHANGES)))
+}
+
+/// A frame in parts of at most `most` bytes each: itself, where it is no longer.
+pub(super) fn cut(frame: Vec<u8>, most: usize) -> Vec<Vec<u8>> {
+    /// The type, whether it is the last, and a length of at most three bytes.
+    const HEAD: usize = 5;
+    if frame.len() <= most {
+        return vec![frame];
+    }
+    let parts = frame.chunks(most.saturating_sub(HEAD).max(1));
+    let count = parts.len();
+    let part = |(at, bytes): (usize, &[u8])| {
+        Frame::Fragment(Fragment { is_last: at + 1 == count, bytes: bytes.to_vec() }).encode()
+    };
+    parts.enumerate().map(part).collect()
 }
 
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::compare::Standing;
+use super::flow::{Inflow, Outflow};
+use super::lacking::Lacking;
 use super::modes::{Modes, Newest, Terms};
 use super::origins::Origin;
 use super::{Channel, HELLO_TIMEOUT_MS, LinkId, PROBE_MS, RTT_MICROS_UNKNOWN, SILENCE_MS};
@@ -30,8 +32,6 @@ pub(super) const REFETCHES_MAX: u8 = 3;
 /// How many runs may fit nothing that is stored, of logs of which no fork is proven, before the session is closed: more
 /// than a session's window holds of an honest peer's.
 pub(super) const BRANCHES_MAX: u32 = 4096;
-/// Every so many frames the least urgent class is served first, so that none starves.
-pub(super) const SHARE_TURN: u64 = 8;
 
 /// How far the two sides are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,9 +134,18 @@ pub(super) struct Link {
     /// Logs that grew of late, and statements that came, while the peer wanted to hear nothing of them.
     pub(super) untold: Newest<Actor>,
     pub(super) untold_statements: Newest<StatementId>,
-    /// What is to be sent, each log from that number on.
-    pub(super) lacking: BTreeMap<(Class, Actor), u64>,
-    pub(super) lacking_statements: BTreeSet<StatementId>,
+    /// What is to be sent.
+    pub(super) lacking: Lacking,
+    /// Frames of the data stream that are next, in parts, with their class.
+    pub(super) pieces: VecDeque<(Class, Vec<u8>)>,
+    /// Whether a comparison's frame went before a change.
+    pub(super) has_compared: bool,
+    pub(super) outflow: Outflow,
+    /// When more may be sent, where nothing else is waited for.
+    pub(super) paced_by: Option<Time>,
+    pub(super) inflow: Inflow,
+    /// The parts of a frame so far.
+    pub(super) fragments: Vec<u8>,
     /// Logs of which the peer is to hear with the next frame, or by then, each with what was stored before.
     pub(super) have_out: BTreeMap<Actor, u64>,
     pub(super) have_statements_out: BTreeSet<StatementId>,
@@ -149,7 +158,6 @@ pub(super) struct Link {
     pub(super) forks: Forks,
     /// Logs of which something was refused, with how often.
     refused: BTreeMap<Actor, u8>,
-    pub(super) turn: u64,
     pub(super) early: VecDeque<Vec<u8>>,
     pub(super) early_bytes: usize,
     pub(super) heard_at: Time,
@@ -202,8 +210,13 @@ impl Link {
             untold_statements: Newest::new(UNTOLD_MAX),
             touched: BTreeMap::new(),
             touched_statements: BTreeSet::new(),
-            lacking: BTreeMap::new(),
-            lacking_statements: BTreeSet::new(),
+            lacking: Lacking::default(),
+            pieces: VecDeque::new(),
+            has_compared: false,
+            outflow: Outflow::new(now),
+            paced_by: None,
+            inflow: Inflow::default(),
+            fragments: Vec::new(),
             have_out: BTreeMap::new(),
             have_statements_out: BTreeSet::new(),
             have_by: None,
@@ -214,7 +227,6 @@ impl Link {
             refusals: 0,
             forks: Forks::default(),
             refused: BTreeMap::new(),
-            turn: 0,
             early: VecDeque::new(),
             early_bytes: 0,
             heard_at: now,
@@ -235,7 +247,8 @@ impl Link {
         let probe = self.heard_at.plus_millis(silence);
         // While the peer does not read, nothing can be said.
         let have = self.have_by.filter(|_| self.control.is_empty());
-        greeting.into_iter().chain(have).chain(self.standing.timeout()).chain([probe]).min()
+        let others = self.standing.timeout().into_iter().chain(self.outflow.stalls_at()).chain(self.paced_by);
+        greeting.into_iter().chain(have).chain(others).chain([probe]).min()
     }
 
     /// Whether a probe is on its way, and nothing has come since it was sent.
@@ -260,7 +273,7 @@ impl Link {
     }
 
     /// The peer has a log up to `seq`, while this node has stored it up to `stored`.
-    pub(super) fn claims(&mut self, class: Option<Class>, actor: Actor, seq: u64, stored: u64) {
+    pub(super) fn claims(&mut self, actor: Actor, seq: u64, stored: u64) {
         if seq > stored {
             let known = self.ahead.entry(actor).or_default();
             *known = seq.max(*known);
@@ -272,13 +285,7 @@ impl Link {
             self.have_out.remove(&actor);
             self.touched.remove(&actor);
         }
-        let Some(key) = class.map(|class| (class, actor)) else { return };
-        if let Some(from) = self.lacking.get_mut(&key) {
-            *from = seq.saturating_add(1).max(*from);
-            if *from > stored {
-                self.lacking.remove(&key);
-            }
-        }
+        self.lacking.has(actor, seq, stored);
     }
 
     /// The peer has a log up to `seq`, which is less than is stored here.
@@ -294,12 +301,6 @@ impl Link {
         if self.ahead.get(actor).is_some_and(|seq| *seq <= stored) {
             self.ahead.remove(actor);
         }
-    }
-
-    /// The peer lacks a log from `first` on.
-    pub(super) fn lacks(&mut self, class: Class, actor: Actor, first: u64) {
-        let from = self.lacking.entry((class, actor)).or_insert(first);
-        *from = first.min(*from);
     }
 
     /// A log counts no more: what the peer has of it is no difference.

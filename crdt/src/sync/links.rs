@@ -3,14 +3,17 @@
 use std::collections::VecDeque;
 
 use super::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL_RANGE, Place, Scope};
+use super::lacking::Need;
 use super::link::{EARLY_BYTES_MAX, Link, Phase, signers_digest};
 use super::missing::{Item, Word};
 use super::modes::{Mode, Modes};
 use super::origins::Origin;
 use super::{After, Effect, Engine, HAVE_MS, LINKS_MAX, LinkId};
 use crate::admission::Wait;
+use crate::change::RUN_CHANGES_MAX;
 use crate::id::{Actor, DeviceId, Key, StatementId, Time};
 use crate::roster::Standing;
+use crate::schema::Class;
 use crate::store::{Staged, StoreError};
 
 impl Engine {
@@ -164,7 +167,7 @@ impl Engine {
         } else {
             link.ahead_statements.remove(&statement);
             link.have_statements_out.remove(&statement);
-            link.lacking_statements.remove(&statement);
+            link.lacking.remove(&Need::Statement(statement));
         }
     }
 
@@ -198,7 +201,7 @@ impl Engine {
         let Some(state) = self.replica.logs.get(actor).filter(|state| state.stored > before) else { return };
         let Some(origin) = self.origins.find(&state.log.carrier) else { return };
         match link.served.modes.of(origin) {
-            Mode::Full => link.lacks(state.class(), *actor, before + 1),
+            Mode::Full => link.lacking.add(Need::Log(*actor), state.class(), before + 1),
             Mode::Digest => {
                 link.have_out.entry(*actor).or_insert(before);
                 link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
@@ -218,6 +221,7 @@ impl Engine {
     ) {
         let Some(entry) = self.replica.roster.entries().get(&id) else { return };
         let digest = signers_digest(&entry.signed);
+        let class = Class::of_statement(&entry.signed.statement().kind);
         if let Some(origin) = origin {
             self.statement_origins.insert(id, origin);
         }
@@ -234,9 +238,7 @@ impl Engine {
                 continue;
             }
             match origin.map_or(Mode::Digest, |origin| link.served.modes.of(origin)) {
-                Mode::Full => {
-                    link.lacking_statements.insert(id);
-                }
+                Mode::Full => link.lacking.add(Need::Statement(id), class, 0),
                 Mode::Digest => {
                     link.have_statements_out.insert(id);
                     link.have_by.get_or_insert(now.plus_millis(HAVE_MS));
@@ -251,6 +253,17 @@ impl Engine {
         let is_entitled = |link: &&mut Link| link.phase == Phase::Ready && link.is_member;
         let Some(link) = self.links.get_mut(&id).filter(is_entitled) else { return };
         let Some(state) = self.replica.logs.get(&actor).filter(|state| state.stored > seq) else { return };
-        link.lacking.insert((state.class(), actor), seq + 1);
+        let is_history = state.stored - seq > RUN_CHANGES_MAX as u64 && !state.log.document.kind().has_many_writers();
+        let class = if is_history { Class::Backfill } else { state.class() };
+        link.lacking.set(Need::Log(actor), class, seq + 1);
+    }
+
+    /// The peer lacks a statement.
+    pub(super) fn lacks_that_statement(&mut self, id: LinkId, statement: StatementId) {
+        let Some(entry) = self.replica.stored_statement(&statement) else { return };
+        let class = Class::of_statement(&entry.signed.statement().kind);
+        if let Some(link) = self.links.get_mut(&id) {
+            link.lacking.add(Need::Statement(statement), class, 0);
+        }
     }
 }

@@ -1,12 +1,12 @@
 //! What comes from peers: frames, runs and statements.
 
-use super::frame::{Changes, Frame, Hello, Name, PROTOCOL_RANGE, Statement};
+use super::frame::{Changes, Credit, FRAME_BYTES_MAX, Fragment, Frame, Hello, Name, PROTOCOL_RANGE, Statement};
 use super::link::{Phase, signers_digest};
 use super::missing::{Item, Word};
 use super::origins::Origin;
 use super::pending::{Evicted, Sourced};
 use super::refusal::Refusal;
-use super::replica::{LogState, Settled};
+use super::replica::Settled;
 use super::{After, Effect, Engine, LinkId};
 use crate::admission::{Outcome, Wait};
 use crate::change::Run;
@@ -64,6 +64,13 @@ impl Engine {
         match frame {
             Frame::Hello(_) => self.fault(staged, id, "the peer says Hello twice"),
             Frame::Place(place) => self.receive_place(id, place),
+            Frame::Credit(credit) => {
+                if let Some(link) = self.links.get_mut(&id) {
+                    link.outflow.credited(now, credit.received, credit.limit);
+                }
+                self.pump(now, staged, Some(id));
+            }
+            Frame::Fragment(fragment) => self.receive_fragment(now, staged, id, &fragment)?,
             Frame::Ranges(_) | Frame::Parts(_) | Frame::Items(_) | Frame::Request(_) | Frame::Difference(_) => {
                 self.receive_compared(now, staged, id, frame);
             }
@@ -89,6 +96,39 @@ impl Engine {
             Frame::Statement(statement) => self.receive_statement(now, staged, id, statement)?,
             Frame::Name(name) => self.receive_name(staged, id, name),
             Frame::Changes(changes) => self.receive_changes(now, staged, id, changes)?,
+        }
+        Ok(())
+    }
+
+    /// Payload came, of that many bytes: the peer hears now and then how much was handled.
+    pub(super) fn count_payload(&mut self, id: LinkId, bytes: usize) {
+        let credit = self.links.get_mut(&id).and_then(|link| link.inflow.received(bytes));
+        if let Some((received, limit)) = credit {
+            self.send_control(id, &Frame::Credit(Credit { received, limit }));
+        }
+    }
+
+    /// A part of a long frame.
+    fn receive_fragment(
+        &mut self,
+        now: Time,
+        staged: &mut Staged<'_>,
+        id: LinkId,
+        fragment: &Fragment,
+    ) -> Result<(), StoreError> {
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        link.fragments.extend_from_slice(&fragment.bytes);
+        if link.fragments.len() > FRAME_BYTES_MAX {
+            self.fault(staged, id, "a frame in parts is too long");
+            return Ok(());
+        }
+        if !fragment.is_last {
+            return Ok(());
+        }
+        let whole = std::mem::take(&mut link.fragments);
+        match Frame::decode(&whole) {
+            Ok(Some(Frame::Fragment(_))) => self.fault(staged, id, "a part of a part of a frame"),
+            _ => self.receive(now, staged, id, &whole)?,
         }
         Ok(())
     }
@@ -242,7 +282,7 @@ impl Engine {
             let actor = run.log.actor(&self.config.fleet);
             if let Some(link) = source.and_then(|source| self.links.get_mut(&source)) {
                 let own = self.replica.logs.get(&actor);
-                link.claims(own.map(LogState::class), actor, run.last_seq(), own.map_or(0, |state| state.stored));
+                link.claims(actor, run.last_seq(), own.map_or(0, |state| state.stored));
             }
             match self.replica.admit(staged, &run)? {
                 Outcome::Admitted(admitted) => {

@@ -432,6 +432,18 @@ pub fn read_run(
     first: u64,
     last: u64,
 ) -> Result<Option<Run>, StoreError> {
+    read_run_within(store, (table, RUN_BYTES_MAX), log, actor, first, last)
+}
+
+/// The same, of at most so many bytes of changes where a shorter one ends at a signed change.
+pub(crate) fn read_run_within(
+    store: &dyn LogStore,
+    (table, bytes_max): (Table, usize),
+    log: &LogName,
+    actor: &Actor,
+    first: u64,
+    last: u64,
+) -> Result<Option<Run>, StoreError> {
     let changes_max = if log.document.kind().has_many_writers() { 1 } else { RUN_CHANGES_MAX };
     let mut records: Vec<ChangeRecord> = Vec::new();
     let mut bytes = 0;
@@ -443,7 +455,8 @@ pub fn read_run(
         match decode_record::<ChangeRecord>(table, key, value) {
             Ok(record) => {
                 bytes += record.raw.0.len();
-                let is_over = bytes > RUN_BYTES_MAX && records.iter().any(|record| record.signature.is_some());
+                let is_over =
+                    bytes > bytes_max.min(RUN_BYTES_MAX) && records.iter().any(|record| record.signature.is_some());
                 if is_over {
                     return ControlFlow::Break(());
                 }

@@ -1,12 +1,24 @@
 //! Sending: control frames, what peers lack in the order of its class, and what time brings.
 
-use super::compare::Outgoing;
-use super::frame::{Changes, ENTRIES_MAX, Frame, Name, Statement};
-use super::link::{CONTROL_BYTES_MAX, Link, Phase, SHARE_TURN, channel_slot, signers_digest};
-use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS, read_run};
+use super::frame::{Changes, ENTRIES_MAX, Frame, Name, Statement, cut};
+use super::lacking::Need;
+use super::link::{CONTROL_BYTES_MAX, Link, Phase, channel_slot, signers_digest};
+use super::replica::read_run_within;
+use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS};
 use crate::change::Run;
 use crate::id::{Actor, StatementId, Time};
+use crate::schema::Class;
 use crate::store::{Staged, Table};
+
+/// What came of an attempt to send.
+enum Sent {
+    /// So many bytes were sent.
+    Bytes(usize),
+    /// There was nothing of that to send; there may be something else.
+    Nothing,
+    /// There is nothing to send, or the link takes no more.
+    Stop,
+}
 
 impl Engine {
     pub(super) fn next_reconcile(&mut self, now: Time) -> Time {
@@ -46,12 +58,13 @@ impl Engine {
         };
         let mut sent = 0;
         for id in ids {
-            self.pump_statements(id);
+            self.flush_control(id);
             let before = sent;
             while sent < SEND_BYTES_MAX {
-                match self.send_compared(id) + self.send_next(staged, id) {
-                    0 => break,
-                    bytes => sent += bytes,
+                match self.send_one(now, staged, id) {
+                    Sent::Bytes(bytes) => sent += bytes,
+                    Sent::Nothing => {}
+                    Sent::Stop => break,
                 }
             }
             self.tell_haves(now, id, sent > before);
@@ -59,21 +72,93 @@ impl Engine {
         self.pump_again |= sent >= SEND_BYTES_MAX;
     }
 
-    fn pump_statements(&mut self, id: LinkId) {
-        self.flush_control(id);
-        loop {
-            let Some(link) = self.links.get_mut(&id) else { return };
-            if !link.control.is_empty() || link.phase != Phase::Ready {
-                return;
-            }
-            let Some(statement) = link.lacking_statements.pop_first() else { return };
-            // One that is being stored anew is announced again when it is.
-            let Some(entry) = self.replica.stored_statement(&statement) else { continue };
-            link.have_statements_out.remove(&statement);
-            let origin = self.statement_origins.get(&statement).map(|origin| self.origins.device(*origin));
-            let frame = Frame::Statement(Statement { origin, parts: entry.signed.parts() });
-            self.send_control(id, &frame);
+    /// Sends one frame: what is most urgent, a comparison's in turn with it. A long frame on its way lets more urgent ones
+    /// pass between its parts.
+    fn send_one(&mut self, now: Time, staged: &Staged<'_>, id: LinkId) -> Sent {
+        let has_greeted = |link: &&mut Link| link.phase != Phase::Greeting;
+        let Some(link) = self.links.get_mut(&id).filter(has_greeted) else { return Sent::Stop };
+        link.paced_by = None;
+        if link.lacking.is_empty() && link.pieces.is_empty() && link.standing.outgoing.is_empty() {
+            return Sent::Stop;
         }
+        if !link.outflow.may_send(now) {
+            link.paced_by = link.outflow.paced_at();
+            return Sent::Stop;
+        }
+        let next = link.lacking.next().filter(|_| link.phase == Phase::Ready);
+        let under_way = link.pieces.front().map(|(class, _)| *class);
+        match (under_way, next) {
+            (Some(class), Some(next)) if next.0 < class => match self.send_need(now, staged, id, next) {
+                Sent::Stop => self.send_piece(now, id),
+                sent => sent,
+            },
+            (Some(_), _) => self.send_piece(now, id),
+            (None, Some(_)) if std::mem::take(&mut link.has_compared) => self.send_next(now, staged, id),
+            (None, _) if self.take_compared(id) => self.send_piece(now, id),
+            (None, _) => self.send_next(now, staged, id),
+        }
+    }
+
+    fn send_next(&mut self, now: Time, staged: &Staged<'_>, id: LinkId) -> Sent {
+        let next = self.links.get(&id).filter(|link| link.phase == Phase::Ready).and_then(|link| link.lacking.next());
+        next.map_or(Sent::Stop, |next| self.send_need(now, staged, id, next))
+    }
+
+    fn send_need(
+        &mut self,
+        now: Time,
+        staged: &Staged<'_>,
+        id: LinkId,
+        (class, need, first): (Class, Need, u64),
+    ) -> Sent {
+        match need {
+            Need::Statement(statement) => self.send_statement(now, id, class, statement),
+            Need::Log(actor) => self.send_run(now, staged, id, (class, actor, first)),
+        }
+    }
+
+    fn send_statement(&mut self, now: Time, id: LinkId, class: Class, statement: StatementId) -> Sent {
+        let Some(link) = self.links.get_mut(&id) else { return Sent::Stop };
+        if !link.control.is_empty() {
+            return Sent::Stop;
+        }
+        link.lacking.remove(&Need::Statement(statement));
+        // One that is being stored anew is announced again when it is.
+        let Some(entry) = self.replica.stored_statement(&statement) else { return Sent::Nothing };
+        link.have_statements_out.remove(&statement);
+        link.lacking.served(class);
+        let origin = self.statement_origins.get(&statement).map(|origin| self.origins.device(*origin));
+        let frame = Frame::Statement(Statement { origin, parts: entry.signed.parts() });
+        let bytes = frame.encode().len();
+        link.outflow.sent(now, bytes);
+        self.send_control(id, &frame);
+        Sent::Bytes(bytes)
+    }
+
+    /// Sends the next part of what was begun on the data stream.
+    fn send_piece(&mut self, now: Time, id: LinkId) -> Sent {
+        let Some(link) = self.links.get_mut(&id) else { return Sent::Stop };
+        let budget = &mut link.budget[channel_slot(Channel::Data)];
+        let Some((_, bytes)) = link.pieces.pop_front_if(|(_, bytes)| bytes.len() <= *budget) else { return Sent::Stop };
+        let length = bytes.len();
+        *budget -= length;
+        link.outflow.sent(now, length);
+        self.effects.push_back(Effect::Send { link: id, channel: Channel::Data, bytes });
+        Sent::Bytes(length)
+    }
+
+    /// The next frame of a comparison is to be sent. Whether there is one.
+    fn take_compared(&mut self, id: LinkId) -> bool {
+        let Some(link) = self.links.get_mut(&id) else { return false };
+        let Some(outgoing) = link.standing.outgoing.pop_front() else { return false };
+        let (frame, rest) = outgoing.next_frame(&self.replica);
+        if let Some(rest) = rest {
+            link.standing.outgoing.push_front(rest);
+        }
+        link.has_compared = true;
+        let parts = cut(frame, link.outflow.frame_bytes());
+        link.pieces.extend(parts.into_iter().map(|part| (Class::Release, part)));
+        true
     }
 
     /// Says what there is, once it is time or where something else is sent anyway.
@@ -98,68 +183,55 @@ impl Engine {
         }
     }
 
-    /// Sends the next frame of a comparison; the bytes sent, 0 when there is nothing or the link takes no more.
-    fn send_compared(&mut self, id: LinkId) -> usize {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.phase != Phase::Greeting) else { return 0 };
-        let Some(outgoing) = link.standing.outgoing.pop_front() else { return 0 };
-        let (bytes, rest) = outgoing.next_frame(&self.replica);
-        if let Some(rest) = rest {
-            link.standing.outgoing.push_front(rest);
-        }
-        let budget = &mut link.budget[channel_slot(Channel::Data)];
-        let length = bytes.len();
-        if *budget < length {
-            link.standing.outgoing.push_front(Outgoing::Frame(bytes));
-            return 0;
-        }
-        *budget -= length;
-        self.effects.push_back(Effect::Send { link: id, channel: Channel::Data, bytes });
-        length
-    }
-
-    /// Sends the next run that a peer lacks; the bytes sent, 0 when there is nothing or the link takes no more.
-    fn send_next(&mut self, staged: &Staged<'_>, id: LinkId) -> usize {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.phase == Phase::Ready) else { return 0 };
-        link.turn += 1;
-        let is_shared = link.turn.is_multiple_of(SHARE_TURN);
-        loop {
-            let next = if is_shared { link.lacking.last_key_value() } else { link.lacking.first_key_value() };
-            let Some(((class, actor), from)) = next.map(|(key, from)| (*key, *from)) else { return 0 };
-            let run = match self.replica.logs.get(&actor) {
-                Some(state) => read_run(staged, Table::Change, &state.log, &actor, from, state.stored),
-                None => Ok(None),
-            };
-            // What cannot be read here is sent by others; it keeps nothing else back.
-            let run = run.unwrap_or_else(|error| {
-                if self.unreadable.insert(actor) {
-                    self.effects.push_back(Effect::Fault(error));
-                }
-                None
-            });
-            // Without a run the peer has it by now, or the signature stands at a change that is not stored yet.
-            let Some(run) = run else {
-                link.lacking.remove(&(class, actor));
-                continue;
-            };
-            let last = run.last_seq();
-            let frames = frames_of(link, &actor, run);
-            let bytes: usize = frames.iter().map(Vec::len).sum();
-            let budget = &mut link.budget[channel_slot(Channel::Data)];
-            if *budget < bytes {
-                return 0;
+    /// Sends the next run that a peer lacks of a log.
+    fn send_run(
+        &mut self,
+        now: Time,
+        staged: &Staged<'_>,
+        id: LinkId,
+        (class, actor, first): (Class, Actor, u64),
+    ) -> Sent {
+        let Some(link) = self.links.get_mut(&id) else { return Sent::Stop };
+        let frame_bytes = link.outflow.frame_bytes();
+        let run = match self.replica.logs.get(&actor) {
+            Some(state) => {
+                read_run_within(staged, (Table::Change, frame_bytes), &state.log, &actor, first, state.stored)
             }
-            *budget -= bytes;
-            let number = u32::try_from(link.names_out.len()).unwrap_or(u32::MAX);
-            link.names_out.entry(actor).or_insert(number);
-            if self.replica.logs.get(&actor).is_none_or(|state| last >= state.stored) {
-                link.lacking.remove(&(class, actor));
-            } else {
-                link.lacking.insert((class, actor), last + 1);
+            None => Ok(None),
+        };
+        // What cannot be read here is sent by others; it keeps nothing else back.
+        let run = run.unwrap_or_else(|error| {
+            if self.unreadable.insert(actor) {
+                self.effects.push_back(Effect::Fault(error));
             }
-            let send = |bytes| Effect::Send { link: id, channel: Channel::Data, bytes };
-            self.effects.extend(frames.into_iter().map(send));
-            return bytes;
+            None
+        });
+        // Without a run the peer has it by now, or the signature stands at a change that is not stored yet.
+        let Some(run) = run else {
+            link.lacking.remove(&Need::Log(actor));
+            return Sent::Nothing;
+        };
+        let last = run.last_seq();
+        let frames = frames_of(link, &actor, run);
+        let bytes: usize = frames.iter().map(Vec::len).sum();
+        let is_cut = frames.iter().any(|frame| frame.len() > frame_bytes);
+        // Where a frame in parts is on its way, another one has to wait for its end.
+        if link.budget[channel_slot(Channel::Data)] < bytes.min(frame_bytes) || (is_cut && !link.pieces.is_empty()) {
+            return Sent::Stop;
         }
+        let number = u32::try_from(link.names_out.len()).unwrap_or(u32::MAX);
+        link.names_out.entry(actor).or_insert(number);
+        if self.replica.logs.get(&actor).is_none_or(|state| last >= state.stored) {
+            link.lacking.remove(&Need::Log(actor));
+        } else {
+            link.lacking.set(Need::Log(actor), class, last + 1);
+        }
+        link.lacking.served(class);
+        let parts = frames.into_iter().flat_map(|frame| cut(frame, frame_bytes)).map(|part| (class, part));
+        // Before what is under way: that may be less urgent.
+        let parts: Vec<(Class, Vec<u8>)> = parts.collect();
+        parts.into_iter().rev().for_each(|part| link.pieces.push_front(part));
+        self.send_piece(now, id)
     }
 
     pub(super) fn timer(&mut self, now: Time, staged: &Staged<'_>) {
@@ -174,6 +246,7 @@ impl Engine {
             self.close(id, "the peer did not say Hello in time");
         }
         self.probe_silent(now);
+        self.close_stalled(now);
         self.fetch(now);
         self.compare_timer(now);
         if !self.links.is_empty() && self.reconcile_at <= now {
@@ -181,6 +254,15 @@ impl Engine {
             self.compare_with_one(now);
         }
         self.pump(now, staged, None);
+    }
+
+    /// Closes links to peers that take and acknowledge nothing.
+    fn close_stalled(&mut self, now: Time) {
+        let stalled = self.links.iter().filter(|(_, link)| link.outflow.is_stalled(now));
+        let stalled: Vec<LinkId> = stalled.map(|(id, _)| *id).collect();
+        for id in stalled {
+            self.close(id, "the peer takes and acknowledges nothing");
+        }
     }
 
     /// Probes links on which nothing came for a while, and closes those that stay silent: a TCP connection to a

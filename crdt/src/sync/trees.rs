@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::frame::{Ask, ENTRIES_MAX, Frame, ORIGINS_MAX};
+use super::lacking::Need;
 use super::link::Phase;
 use super::modes::{Bitmap, Mode};
 use super::origins::Origin;
@@ -304,7 +305,7 @@ impl Engine {
         let of_raised = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
         for actor in link.untold.take(of_raised) {
             let Some(state) = logs.get(&actor) else { continue };
-            if state.stored > 0 && !link.lacking.contains_key(&(state.class(), actor)) {
+            if state.stored > 0 && !link.lacking.contains(&Need::Log(actor)) {
                 link.have_out.entry(actor).or_insert(state.stored - 1);
                 link.have_by = Some(now);
             }
@@ -322,14 +323,10 @@ impl Engine {
     fn take_back(&mut self, now: Time, id: LinkId, devices: &BTreeSet<DeviceId>) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let logs = &self.replica.logs;
-        let mut waited = Vec::new();
-        link.lacking.retain(|(_, actor), first| {
-            let is_of_them = logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
-            if is_of_them {
-                waited.push((*actor, first.saturating_sub(1)));
-            }
-            !is_of_them
-        });
+        let is_of_them = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
+        let waiting: Vec<Actor> = link.lacking.logs().filter(is_of_them).collect();
+        let take = |actor: Actor| link.lacking.remove(&Need::Log(actor)).map(|first| (actor, first.saturating_sub(1)));
+        let waited: Vec<(Actor, u64)> = waiting.into_iter().filter_map(take).collect();
         for (actor, before) in waited {
             self.tell_log(now, id, &actor, before);
         }

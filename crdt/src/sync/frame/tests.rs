@@ -53,11 +53,14 @@ fn frames() -> Vec<Frame> {
         difference(Some(End::Request(300))),
         difference(Some(End::Part)),
         difference(Some(End::Statements(true))),
+        Frame::Credit(Credit { received: 300, limit: 301 }),
+        Frame::Fragment(Fragment { is_last: true, bytes: vec![1, 2] }),
     ]
 }
 
 /// The types of these frames, in their order.
-const KINDS: [u8; 24] = [1, 3, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 14, 14, 20, 21, 15, 22, 22, 22, 22, 22, 22];
+const KINDS: [u8; 26] =
+    [1, 3, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 14, 14, 20, 21, 15, 22, 22, 22, 22, 22, 22, 13, 23];
 
 const PLACE: Place = Place { generation: 300, position: 5 };
 
@@ -120,6 +123,9 @@ const GOLDEN: &str = "\
 0103
 1601aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac020401cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc05\
 010401
+0dac02ad02
+17010201\
+02
 ";
 
 #[test]
@@ -131,7 +137,7 @@ fn frames_round_trip_on_their_streams() {
         assert_eq!(is_payload(&bytes), matches!(frame, Frame::Statement(_) | Frame::Changes(_)));
         assert_eq!(
             frame.channel(),
-            if matches!(kind, 7 | 8 | 14 | 15 | 20..=22) { Channel::Data } else { Channel::Control }
+            if matches!(kind, 7 | 8 | 14 | 15 | 20..=23) { Channel::Data } else { Channel::Control }
         );
         // Nothing may be missing, nothing may follow.
         assert_eq!(Frame::decode(&[&bytes[..], &[0]].concat()), Err(FrameError::Body(kind)));
@@ -211,6 +217,23 @@ fn ranges_ascend() {
     ] {
         assert_eq!(decoded(of_buckets(buckets)).is_ok(), is_right, "{buckets:?}");
     }
+}
+
+#[test]
+fn a_long_frame_is_cut() {
+    let frame = Frame::Have(vec![(Actor([0xaa; 16]), 300); 500]).encode();
+    for most in [6, 100, 4096, frame.len() - 1] {
+        let parts = cut(frame.clone(), most);
+        let mut whole = Vec::new();
+        for (at, part) in parts.iter().enumerate() {
+            assert!(part.len() <= most);
+            let Ok(Some(Frame::Fragment(fragment))) = Frame::decode(part) else { panic!("part {at} of {most}") };
+            assert_eq!(fragment.is_last, at + 1 == parts.len());
+            whole.extend(fragment.bytes);
+        }
+        assert!(whole == frame, "{most}");
+    }
+    assert_eq!(cut(frame.clone(), frame.len()), [frame]);
 }
 
 /// A count that no bytes follow asks for no memory; a document's name that is none is no frame.
