@@ -237,10 +237,10 @@ impl Outflow {
         self.stalls_at().is_some_and(|at| at <= now)
     }
 
-    /// When a peer that acknowledges nothing is given up.
+    /// When a peer is given up that has taken more than a receiver leaves untold, and acknowledges nothing.
     pub(super) fn stalls_at(&self) -> Option<Time> {
         let oldest = self.frames.front()?;
-        (!self.has_room()).then(|| oldest.at.max(self.acked_at).plus_millis(STALL_MS))
+        (self.on_its_way() >= WINDOW_MIN).then(|| oldest.at.max(self.acked_at).plus_millis(STALL_MS))
     }
 }
 

@@ -95,6 +95,12 @@ impl Missing {
         self.due.insert((due, item));
     }
 
+    /// How many things are missing.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.items.len()
+    }
+
     pub(super) fn of(&self, item: &Item) -> Option<&Fetch> {
         self.items.get(item)
     }

@@ -1,5 +1,6 @@
 //! The engine in virtual time: `cluster.connect(a, b); cluster.run_until_quiescent();`
 
+mod arbitrary;
 mod cluster;
 mod compare;
 mod converge;

@@ -109,6 +109,8 @@ fn who_never_acknowledges_is_given_up() {
     assert!(!out.is_stalled(Time(at.0 - 1)) && out.is_stalled(at));
     out.credited(Time(at.0 - 1), 4096, 1 << 20);
     assert!(!out.is_stalled(at));
+    out.credited(at, out.sent - 4096, 1 << 20);
+    assert_eq!(out.stalls_at(), None, "so little may be untold");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::cluster::{Cluster, Crash};
 use super::fleet::key_of;
 use crate::change::sign;
 use crate::schema::{DocumentName, Kind, Value};
+use crate::store::{MemoryStore, Staged};
 use crate::sync::frame::{CHANGES, End, Frame, Items, Parts, Place, RANGE_BUCKETS, RANGES, Ranges};
 use crate::sync::{Channel, Edit, Input, LinkId, Reply};
 
@@ -251,4 +252,50 @@ fn frames_of_no_comparison_change_nothing() {
     cluster.run_until_quiescent();
     assert!(cluster.is_connected(0, 1));
     cluster.assert_converged();
+}
+
+/// A cursor beyond the end of the order, or of another one, helps nothing: ranges are compared.
+#[test]
+fn cursors_from_the_future_are_none() {
+    for far in [Place { generation: 7, position: 1 }, Place { generation: u64::MAX, position: u64::MAX }] {
+        let mut cluster = pair_with(300, 13);
+        cluster.cut_all();
+        let order = cluster.nodes[1].engine.replica().order();
+        let device = cluster.device(1);
+        write_config(&mut cluster, 1, 5, 2);
+        cluster.write(0, Kind::Device, "a", Value::Int(1));
+        cluster.run_until_quiescent();
+        let place = if far.generation == 7 { Place { position: order.position + 900, ..order } } else { far };
+        let nowhere = MemoryStore::default();
+        let mut unstored = Staged::new(&nowhere);
+        cluster.nodes[0].engine.replica.set_cursor(&mut unstored, device, place);
+        let kinds = frames_while(&mut cluster, |cluster| {
+            cluster.connect_all();
+            cluster.run_until_quiescent();
+        });
+        cluster.assert_converged();
+        assert!(kinds.contains(&RANGES_FRAME), "{kinds:?}");
+    }
+}
+
+/// A peer that takes and never acknowledges holds nothing up for ever: others bring what it should have passed on.
+#[test]
+fn who_takes_and_never_acknowledges_is_closed() {
+    let mut cluster = pair_with(600, 14);
+    let logs: Vec<_> = cluster.nodes[0].engine.replica().logs().keys().map(|actor| (*actor, 0)).collect();
+    cluster.freeze(1);
+    let sent = cluster.nodes[0].payload_bytes;
+    for part in logs.chunks(512) {
+        inject(&mut cluster, 0, &Frame::Want(part.to_vec()));
+    }
+    for second in 0..40u64 {
+        inject(&mut cluster, 0, &Frame::Probe(second)); // it lives
+        cluster.run_for(1_000);
+        if !cluster.is_connected(0, 1) {
+            break;
+        }
+    }
+    assert_eq!(cluster.nodes[0].closed, ["the peer takes and acknowledges nothing"]);
+    let sent = cluster.nodes[0].payload_bytes - sent;
+    assert!(sent < 200_000, "{sent} bytes were sent to a peer that acknowledged none");
 }
