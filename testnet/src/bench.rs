@@ -11,7 +11,9 @@ mod author;
 mod converge;
 mod dissemination;
 mod history;
+mod ingest;
 mod machine;
+mod offline;
 mod operator;
 mod process;
 mod report;
@@ -27,6 +29,8 @@ pub(crate) enum BenchCommand {
     Converge(ConvergeArgs),
     /// Simulated fleets: how soon a change is everywhere, and how many copies that costs, beside a model of gossipsub
     Dissemination(dissemination::DisseminationArgs),
+    /// One node in process: how many changes a second it takes from a peer, checked and stored
+    Ingest(ingest::IngestArgs),
 }
 
 /// `bench converge`
@@ -62,6 +66,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
     let (report, output) = match command {
         BenchCommand::Converge(args) => (converge(&args)?, args.output),
         BenchCommand::Dissemination(args) => (dissemination::run(&args)?, args.output),
+        BenchCommand::Ingest(args) => (ingest::bench(&args)?, args.output),
     };
     print(&match output {
         Format::Table => report.to_table(),
