@@ -20,6 +20,7 @@ use crate::statement::{SignatureBytes, StatementParts};
 use crate::store::{AuditRecord, Batch, Durability, LogStore, Staged, StoreError};
 
 mod fetch;
+mod foresight;
 pub mod frame;
 mod link;
 mod links;
@@ -34,11 +35,13 @@ mod send;
 mod trees;
 mod write;
 
+pub use foresight::{Foresight, Judged, LinkFrame};
 pub use frame::Channel;
 pub use link::LinkSummary;
 pub use modes::Mode;
 pub use replica::{AUDIT_MAX, LogState, OpenError, Replica, read_run};
 
+use foresight::Foreseen;
 use frame::Frame;
 use link::Link;
 use missing::Missing;
@@ -130,6 +133,13 @@ pub enum Input {
         channel: Channel,
         /// The frame.
         bytes: Vec<u8>,
+    },
+    /// Frames came, on any links; they are taken in order.
+    Frames {
+        /// The frames.
+        frames: Vec<LinkFrame>,
+        /// What was judged of them since the last input, as far as it was; the result is the same with less of it.
+        judged: Vec<Judged>,
     },
     /// The store has a batch, as durably as was asked.
     Persisted(Token),
@@ -329,6 +339,9 @@ pub struct Engine {
     pump_again: bool,
     /// Logs of which a stored record does not read; each is said once.
     unreadable: BTreeSet<Actor>,
+    /// Inputs that were taken.
+    turn: u64,
+    foreseen: Foreseen,
 }
 
 impl Engine {
@@ -364,6 +377,8 @@ impl Engine {
             reconcile_at: Time(0),
             pump_again: false,
             unreadable: BTreeSet::new(),
+            turn: 0,
+            foreseen: Foreseen::default(),
         };
         let devices: Vec<DeviceId> = engine.replica.roster().devices().collect();
         engine.note_origins(&devices);
@@ -378,6 +393,7 @@ impl Engine {
     pub fn handle(&mut self, now: Time, input: Input, store: &dyn LogStore) {
         let mut staged = Staged::new(store);
         self.durability = Durability::Written;
+        self.turn += 1;
         let request = input.request();
         if let Err(error) = self.dispatch(now, input, &mut staged) {
             if let Some(request) = request {
@@ -401,6 +417,7 @@ impl Engine {
                 self.pump(now, staged, Some(link));
             }
             Input::Frame { link, bytes, .. } => self.receive(now, staged, link, &bytes)?,
+            Input::Frames { frames, judged } => self.receive_frames(now, staged, frames, judged),
             Input::Persisted(token) => self.persisted(now, staged, token),
             Input::Timer => self.timer(now, staged),
             Input::Resync => self.resync(),

@@ -2,6 +2,7 @@
 //!
 //! * `folder`: the data folder, its lock, the device's key
 //! * [`store`]: RocksDB behind the core's storage contract
+//! * [`judging`]: threads that judge waiting changes ahead of the engine
 //! * `keys`: the person's keys, which never enter the daemon
 //! * `agent`: the one task that owns the engine, and what it does with its effects
 //! * `api` and [`client`]: HTTP/JSON on a Unix socket
@@ -17,6 +18,7 @@ mod clock;
 mod fixture;
 mod folder;
 mod identity;
+pub mod judging;
 mod keys;
 mod output;
 mod settings;

@@ -258,6 +258,13 @@ impl Frame {
     }
 }
 
+/// The number of the log in a `Changes` frame; none in another frame, or where it cannot be read.
+pub(super) fn changes_number(bytes: &[u8]) -> Option<u32> {
+    let (kind, body) = bytes.split_first()?;
+    let number = postcard::take_from_bytes::<u32>(body).ok().filter(|_| *kind == CHANGES);
+    number.map(|(number, _)| number)
+}
+
 /// Whether a frame carries something to be stored: a statement or changes. Such frames may be dropped by a node that
 /// cannot store; [`Input::Resync`](super::Input::Resync) brings them again.
 pub fn is_payload(frame: &[u8]) -> bool {

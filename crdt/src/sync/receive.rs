@@ -1,5 +1,6 @@
 //! What comes from peers: frames, runs and statements.
 
+use super::foresight::Verdict;
 use super::frame::{Changes, Frame, Hello, Name, PROTOCOL_RANGE, Statement};
 use super::link::signers_digest;
 use super::missing::{Item, Word};
@@ -205,6 +206,18 @@ impl Engine {
         source: Option<LinkId>,
         run: Run,
     ) -> Result<(), StoreError> {
+        self.take_judged(now, staged, source, run, None)
+    }
+
+    /// As [`Engine::take_run`], where the run may have been judged.
+    pub(super) fn take_judged(
+        &mut self,
+        now: Time,
+        staged: &mut Staged<'_>,
+        source: Option<LinkId>,
+        run: Run,
+        mut verdict: Option<Verdict>,
+    ) -> Result<(), StoreError> {
         let mut work = vec![(run, source)];
         while let Some((run, source)) = work.pop() {
             let actor = run.log.actor(&self.config.fleet);
@@ -212,7 +225,7 @@ impl Engine {
                 let own = self.replica.logs.get(&actor);
                 link.claims(own.map(LogState::class), actor, run.last_seq(), own.map_or(0, |state| state.stored));
             }
-            match self.replica.admit(staged, &run)? {
+            match self.judged(staged, &run, verdict.take())? {
                 Outcome::Admitted(admitted) => {
                     if source.is_some() && self.is_own(&run.log) {
                         self.draw_incarnation();
@@ -250,6 +263,19 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Judges a run, where that was not done.
+    fn judged(&mut self, staged: &mut Staged<'_>, run: &Run, verdict: Option<Verdict>) -> Result<Outcome, StoreError> {
+        if let Some(Verdict { outcome, writes }) = verdict {
+            self.replica.take(staged, &outcome, writes);
+            return Ok(outcome);
+        }
+        let outcome = self.replica.admit(staged, run)?;
+        if matches!(outcome, Outcome::Admitted(_)) {
+            self.foreseen.forget(&run.log.document);
+        }
+        Ok(outcome)
     }
 
     /// What a peer claims to have costs memory here.
@@ -421,6 +447,7 @@ impl Engine {
         id: StatementId,
         devices: &[DeviceId],
     ) -> Result<(), StoreError> {
+        self.foreseen.forget_all();
         self.note_origins(devices);
         for device in devices {
             let standing = self.replica.standing(device);

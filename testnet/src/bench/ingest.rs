@@ -14,7 +14,7 @@ use crdt::id::FleetId;
 use crdt::statement::SignedStatement;
 use crdt::store::Batch;
 use crdt::sync::frame::{Changes, Frame, Name};
-use crdt::sync::{Channel, Config, Input, LinkId};
+use crdt::sync::{Config, LinkFrame, LinkId};
 use ed25519_dalek::SigningKey;
 use node::store::Store;
 use tempfile::TempDir;
@@ -33,6 +33,7 @@ const GROUP_SYNC: Duration = Duration::from_millis(100);
 const SIGNATURES: usize = 4_000;
 const LIVE_TARGET: f64 = 12_000.0;
 const BACKFILL_TARGET: f64 = 50_000.0;
+const SCALING_TARGET: f64 = 1.8;
 
 /// `bench ingest`
 #[derive(Args)]
@@ -195,16 +196,11 @@ fn timed(changes: u64, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Res
 }
 
 /// Takes all of a load; the batches go to `batches`.
-fn ingest(fleet: &Fleet, load: &Load, mut stored: impl FnMut(&Batch)) -> anyhow::Result<Rates> {
+fn ingest(fleet: &Fleet, load: &Load, threads: usize, stored: impl FnMut(&Batch)) -> anyhow::Result<Rates> {
     let (mut node, _folder) = fleet.node()?;
     let syncing = Syncing::start(node.store.clone());
-    let frames = load.frames.clone();
-    let rates = timed(load.changes, || {
-        for bytes in frames {
-            node.input_and(Input::Frame { link: LINK, channel: Channel::Data, bytes }, &mut stored)?;
-        }
-        Ok(())
-    })?;
+    let frames = load.frames.iter().map(|bytes| LinkFrame { link: LINK, bytes: bytes.clone() }).collect();
+    let rates = timed(load.changes, || node.frames(frames, threads, stored))?;
     drop(syncing);
     let changes = node.engine.replica().changes();
     ensure!(changes == load.changes, "{changes} changes were admitted, not {}", load.changes);
@@ -223,8 +219,8 @@ fn writes_alone(batches: &[Batch], changes: u64) -> anyhow::Result<Rates> {
     Ok(rates)
 }
 
-/// Strict verifications alone, a second of one core.
-fn signatures_alone(fleet: &Fleet) -> anyhow::Result<f64> {
+/// Strict verifications alone, on each of so many threads.
+fn signatures_alone(fleet: &Fleet, threads: u64) -> anyhow::Result<Rates> {
     let mut authors = fleet.authors();
     let mut signed = Vec::with_capacity(SIGNATURES);
     for turn in 0..SIGNATURES {
@@ -233,31 +229,45 @@ fn signatures_alone(fleet: &Fleet) -> anyhow::Result<f64> {
         let run = author.write(&readings(0, 1))?;
         signed.push((author.log.author, author.actor, author.seq, author.chain, run.signature));
     }
-    let rates = timed(SIGNATURES as u64, || {
-        for (author, actor, seq, chain, signature) in &signed {
-            ensure!(is_vouched(author, &fleet.id, actor, *seq, chain, signature), "a signature does not verify");
-        }
+    let verify = || {
+        signed
+            .iter()
+            .all(|(author, actor, seq, chain, signature)| is_vouched(author, &fleet.id, actor, *seq, chain, signature))
+    };
+    timed(threads * SIGNATURES as u64, || {
+        let are_vouched = std::thread::scope(|scope| {
+            let others: Vec<_> = (1..threads).map(|_| scope.spawn(verify)).collect();
+            let own = verify();
+            others.into_iter().all(|other| other.join().unwrap_or(false)) && own
+        });
+        ensure!(are_vouched, "a signature does not verify");
         Ok(())
-    })?;
-    Ok(rates.core)
+    })
 }
 
-fn rows(args: &IngestArgs, fleet: &Fleet, load: &Load) -> anyhow::Result<Vec<Row>> {
-    let (mut one, mut alone) = (Vec::new(), Vec::new());
+fn median_of(rates: &[Rates], which: fn(&Rates) -> f64) -> f64 {
+    median(&rates.iter().map(which).collect::<Vec<_>>())
+}
+
+fn rows(args: &IngestArgs, fleet: &Fleet, load: &Load, scaling: f64) -> anyhow::Result<Vec<Row>> {
+    let (mut one, mut two, mut alone) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..args.runs {
-        one.push(ingest(fleet, load, |_| {})?);
+        one.push(ingest(fleet, load, 1, |_| {})?);
+        two.push(ingest(fleet, load, 2, |_| {})?);
         let mut batches = Vec::new();
-        ingest(fleet, load, |batch| batches.push(batch.clone()))?;
+        ingest(fleet, load, 1, |batch| batches.push(batch.clone()))?;
         alone.push(writes_alone(&batches, load.changes)?);
     }
-    let median_of = |rates: &[Rates], which: fn(&Rates) -> f64| median(&rates.iter().map(which).collect::<Vec<_>>());
     let core = median_of(&one, |rates| rates.core);
     let writes = median_of(&alone, |rates| rates.core);
+    let both = median_of(&two, |rates| rates.wall);
     let name = &load.name;
     Ok(vec![
         Row::new(format!("floor: {name}: its writes into RocksDB alone"), "changes/s", writes),
         Row::new(format!("{name}: one core"), "changes/s", core).at_least(load.target).beside(writes),
         Row::new(format!("{name}: one thread, on the wall"), "changes/s", median_of(&one, |rates| rates.wall)),
+        Row::new(format!("{name}: two threads, on the wall"), "changes/s", both),
+        Row::new(format!("{name}: two cores, times one"), "x", both / core).at_least(SCALING_TARGET).beside(scaling),
     ])
 }
 
@@ -266,13 +276,17 @@ pub(super) fn bench(args: &IngestArgs) -> anyhow::Result<Report> {
     let mut report = Report::new("ingest");
     report.add(Row::new("load average over a minute, before", "", machine::load()?));
     let fleet = Fleet::new(args.devices);
-    let signatures = (0..args.runs).map(|_| signatures_alone(&fleet)).collect::<anyhow::Result<Vec<f64>>>()?;
-    report.add(Row::new("floor: strict verifications alone, one core", "/s", median(&signatures)));
+    let alone = |threads| (0..args.runs).map(|_| signatures_alone(&fleet, threads)).collect::<anyhow::Result<Vec<_>>>();
+    let (one, two) = (alone(1)?, alone(2)?);
+    let signatures = median_of(&one, |rates| rates.core);
+    let scaling = median_of(&two, |rates| rates.wall) / signatures;
+    report.add(Row::new("floor: strict verifications alone, one core", "/s", signatures));
+    report.add(Row::new("floor: strict verifications alone, two threads, times one core", "x", scaling));
     for values in [1, 5] {
         let loads = [Load::live(&fleet, values, args.live)?, Load::backfill(&fleet, values, args.backfill)?];
         for load in loads.iter().filter(|load| load.name.contains(&args.only)) {
             note(&format!("==> {}: {} changes", load.name, load.changes));
-            report.extend(rows(args, &fleet, load)?);
+            report.extend(rows(args, &fleet, load, scaling)?);
         }
     }
     report.add(Row::new("load average over a minute, after", "", machine::load()?));

@@ -8,8 +8,9 @@ use crdt::id::{Root, Time};
 use crdt::statement::SignedStatement;
 use crdt::store::Batch;
 use crdt::sync::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL_RANGE, Scope};
-use crdt::sync::{Channel, Config, Effect, Engine, Input, LinkId, Reply, RequestId};
+use crdt::sync::{Channel, Config, Effect, Engine, Input, LinkFrame, LinkId, Reply, RequestId};
 use ed25519_dalek::SigningKey;
+use node::judging::Gathered;
 use node::store::Store;
 use serde_json::Value;
 
@@ -67,6 +68,25 @@ impl Offline {
                 Effect::Fault(error) => bail!(error),
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Frames that are there already, gathered and judged as the agent does it; `stored` sees each batch.
+    pub(crate) fn frames(
+        &mut self,
+        frames: Vec<LinkFrame>,
+        threads: usize,
+        mut stored: impl FnMut(&Batch),
+    ) -> anyhow::Result<()> {
+        let mut waiting = frames.into_iter().peekable();
+        while waiting.peek().is_some() {
+            let mut gathered = Gathered::default();
+            while let Some(frame) = waiting.next_if(|_| !gathered.is_full()) {
+                gathered.push(frame);
+            }
+            let input = gathered.into_input(&self.engine, &self.store, threads);
+            self.input_and(input, &mut stored)?;
         }
         Ok(())
     }
