@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::change::{LogName, RAW_BYTES_MAX, RUN_BYTES_MAX, RUN_CHANGES_MAX, RawBytes, Run, is_vouched};
+use crate::change::{LogName, RAW_BYTES_MAX, RUN_BYTES_MAX, RUN_CHANGES_MAX, RawBytes, Run, is_vouched, is_vouched_by};
 use crate::id::{Actor, ChainHash, ChangeHash, FleetId};
 use crate::index::{self, IndexError, Past};
 use crate::raw::{self, RawChange, RawError};
@@ -260,7 +260,12 @@ impl Gate<'_> {
         if forked_at.is_none() && run.last_seq() <= record.seq {
             return Err(Stop::Outcome(Outcome::Known));
         }
-        if !is_vouched(&run.log.author, self.fleet, actor, run.last_seq(), &chain, &run.signature) {
+        let (author, last) = (&run.log.author, run.last_seq());
+        let is_vouched = match self.roster.verifier(author) {
+            Some(known) => is_vouched_by(known, self.fleet, actor, last, &chain, &run.signature),
+            None => is_vouched(author, self.fleet, actor, last, &chain, &run.signature),
+        };
+        if !is_vouched {
             let reason = if run.first_seq == 1 { Reason::Signature } else { Reason::Branch };
             return Err(refuse(reason, run.first_seq));
         }

@@ -252,8 +252,14 @@ impl fmt::Debug for Store {
 
 fn write(open: &Open, batch: &Batch) -> Result<(), WriteError> {
     let mut writes = WriteBatch::default();
+    // Writes are sorted by table, and finding one by its name is not for nothing.
+    let mut last = None;
     for ((table, key), value) in &batch.writes {
-        let family = open.family(*table);
+        let family = match last {
+            Some((of, family)) if of == *table => family,
+            _ => open.family(*table),
+        };
+        last = Some((*table, family));
         match value {
             Some(value) => writes.put_cf(family, key, value),
             None => writes.delete_cf(family, key),
