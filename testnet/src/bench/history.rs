@@ -63,7 +63,7 @@ pub(crate) fn make(folder: &Path, operator: &Operator, size: Size) -> anyhow::Re
 }
 
 /// Waits until `node` has all that `source` has; returns how many changes.
-async fn fetched(source: &mut NodeProcess, node: &mut NodeProcess) -> anyhow::Result<u64> {
+pub(crate) async fn fetched(source: &mut NodeProcess, node: &mut NodeProcess) -> anyhow::Result<u64> {
     let start = Instant::now();
     loop {
         let (there, here) = (source.client.get("/v1/status").await?, node.client.get("/v1/status").await?);
