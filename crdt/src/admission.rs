@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::change::{LogName, RAW_BYTES_MAX, RUN_BYTES_MAX, RUN_CHANGES_MAX, RawBytes, Run, is_vouched};
+use crate::change::{LogName, RAW_BYTES_MAX, RUN_BYTES_MAX, RUN_CHANGES_MAX, RawBytes, Run, is_vouched, is_vouched_by};
 use crate::id::{Actor, ChainHash, ChangeHash, FleetId};
 use crate::index::{self, IndexError, Past};
 use crate::raw::{self, RawChange, RawError};
@@ -14,8 +14,8 @@ use crate::roster::{Roster, Standing};
 use crate::schema::Kind;
 use crate::statement::Role;
 use crate::store::{
-    ChangeRecord, HashRecord, LogRecord, LogStore, Staged, StoreError, Table, change_key, encode_record, hash_key,
-    index_range, meta_key, read_record,
+    Batch, ChangeRecord, HashRecord, LogRecord, LogStore, Staged, StoreError, Table, change_key, encode_record,
+    hash_key, index_range, meta_key, read_record,
 };
 
 mod seal;
@@ -167,14 +167,17 @@ impl Gate<'_> {
     /// Judges a run; where it is admitted, its writes are in `staged`. `siblings` are the logs of the run's document
     /// that are stored.
     pub fn admit(&self, staged: &mut Staged<'_>, siblings: &[Actor], run: &Run) -> Result<Outcome, StoreError> {
-        let mut inner = Staged::new(staged);
-        match self.admit_staged(&mut inner, siblings, run) {
-            Ok(admitted) => {
-                let batch = inner.into_batch();
-                staged.append(batch);
-                Ok(Outcome::Admitted(Box::new(admitted)))
-            }
-            Err(Stop::Outcome(outcome)) => Ok(outcome),
+        let (outcome, writes) = self.judge(staged, siblings, run)?;
+        staged.append(writes);
+        Ok(outcome)
+    }
+
+    /// Judges a run; with the writes, where it is admitted.
+    pub fn judge(&self, store: &dyn LogStore, siblings: &[Actor], run: &Run) -> Result<(Outcome, Batch), StoreError> {
+        let mut staged = Staged::new(store);
+        match self.admit_staged(&mut staged, siblings, run) {
+            Ok(admitted) => Ok((Outcome::Admitted(Box::new(admitted)), staged.into_batch())),
+            Err(Stop::Outcome(outcome)) => Ok((outcome, Batch::default())),
             Err(Stop::Store(error)) => Err(error),
         }
     }
@@ -257,7 +260,12 @@ impl Gate<'_> {
         if forked_at.is_none() && run.last_seq() <= record.seq {
             return Err(Stop::Outcome(Outcome::Known));
         }
-        if !is_vouched(&run.log.author, self.fleet, actor, run.last_seq(), &chain, &run.signature) {
+        let (author, last) = (&run.log.author, run.last_seq());
+        let is_vouched = match self.roster.verifier(author) {
+            Some(known) => is_vouched_by(known, self.fleet, actor, last, &chain, &run.signature),
+            None => is_vouched(author, self.fleet, actor, last, &chain, &run.signature),
+        };
+        if !is_vouched {
             let reason = if run.first_seq == 1 { Reason::Signature } else { Reason::Branch };
             return Err(refuse(reason, run.first_seq));
         }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{Actor, ChainHash, ChangeHash, DeviceId, FleetId, Key};
 use crate::schema::DocumentName;
 use crate::statement::{SignatureBytes, verifies};
+use crate::verifier::Verifier;
 
 /// Largest raw Automerge change, bytes.
 pub const RAW_BYTES_MAX: usize = 64 * 1024;
@@ -76,6 +77,18 @@ pub fn is_vouched(
     signature: &SignatureBytes,
 ) -> bool {
     verifies(author, &signing_bytes(fleet, actor, seq, chain), &signature.0)
+}
+
+/// As [`is_vouched`], with the author's key parsed.
+pub fn is_vouched_by(
+    author: &Verifier,
+    fleet: &FleetId,
+    actor: &Actor,
+    seq: u64,
+    chain: &ChainHash,
+    signature: &SignatureBytes,
+) -> bool {
+    author.verifies(&signing_bytes(fleet, actor, seq, chain), &signature.0)
 }
 
 /// Consecutive changes of one log that end at a signed one.

@@ -7,6 +7,7 @@
 //! * [`schema`]: documents, paths, values and their limits
 //! * [`statement`] and [`roster`]: signed facts about authority, and what follows from a set of them
 //! * [`change`]: signed changes, logs and the hash chain that one signature vouches for
+//! * [`verifier`]: the strict check of signatures
 //! * [`raw`]: the guarded reader and the writer of raw Automerge changes
 //! * [`admission`]: the gate that every change passes before it is stored
 //! * [`store`]: the storage contract, its tables, keys and records
@@ -30,4 +31,5 @@ pub mod statement;
 pub mod store;
 pub mod sync;
 pub mod ticket;
+pub mod verifier;
 pub mod view;

@@ -16,6 +16,7 @@ use crate::id::{Actor, ChangeHash};
 use crate::schema::{Value, ValueError, check_path};
 
 mod guard;
+mod plain;
 pub use guard::{GuardError, guard, hash_of};
 
 /// Most operations of one change.
@@ -141,7 +142,7 @@ pub fn decode(bytes: &[u8]) -> Result<RawChange, RawError> {
         return Err(RawError::Size(bytes.len()));
     }
     guard(bytes)?;
-    catch_unwind(AssertUnwindSafe(|| decode_guarded(bytes)))
+    catch_unwind(AssertUnwindSafe(|| plain::read(bytes).map_or_else(|| decode_guarded(bytes), Ok)))
         .unwrap_or_else(|_| Err(RawError::Automerge("it panicked".to_owned())))
 }
 

@@ -10,6 +10,7 @@ use crate::id::{DeviceId, FleetId, Key, StatementId};
 use crate::statement::{
     Admission, Assigned, Body, Invitation, Role, RootKeys, SignatureBytes, SignedStatement, StatementParts,
 };
+use crate::verifier::Verifier;
 
 /// What becomes of a statement that arrives.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,6 +113,8 @@ pub struct Roster {
     /// Device → its admissions.
     devices: BTreeMap<DeviceId, Vec<StatementId>>,
     removed: BTreeSet<DeviceId>,
+    /// Operators' and devices' keys, parsed.
+    verifiers: BTreeMap<Key, Arc<Verifier>>,
 }
 
 impl Roster {
@@ -128,6 +131,7 @@ impl Roster {
             admissions: BTreeMap::new(),
             devices: BTreeMap::new(),
             removed: BTreeSet::new(),
+            verifiers: BTreeMap::new(),
         }
     }
 
@@ -306,6 +310,7 @@ impl Roster {
                 Vec::new()
             }
             Body::Operator(operator) => {
+                self.note_key(&operator.key);
                 let roles = operator.roles.iter().copied();
                 self.operators
                     .entry(operator.key)
@@ -326,6 +331,7 @@ impl Roster {
                 Vec::new()
             }
             Body::Admission(admission) => {
+                self.note_key(&admission.device);
                 self.admissions.entry(admission.invitation).or_default().push(id);
                 self.devices.entry(admission.device.device()).or_default().push(id);
                 self.admitted_by(&admission.invitation)
@@ -337,6 +343,17 @@ impl Roster {
             }
             Body::Assigned(_) | Body::Unknown => Vec::new(),
         }
+    }
+
+    fn note_key(&mut self, key: &Key) {
+        if let Some(verifier) = Verifier::new(key) {
+            self.verifiers.entry(*key).or_insert_with(|| Arc::new(verifier));
+        }
+    }
+
+    /// The parsed key of an operator or a device that is or was in force.
+    pub fn verifier(&self, key: &Key) -> Option<&Verifier> {
+        self.verifiers.get(key).map(Arc::as_ref)
     }
 
     fn admitted_by(&self, invitation: &Key) -> Vec<DeviceId> {

@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer, SigningKey};
 use ipld_core::ipld::Ipld;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{FleetId, Key, StatementId};
+use crate::verifier::Verifier;
 
 pub(crate) use body::time_ms;
 mod body;
@@ -341,9 +342,7 @@ impl SignedStatement {
 
 /// Whether `signature` of `message` by `key` passes the strict verification: no small-order keys, canonical S.
 pub fn verifies(key: &Key, message: &[u8], signature: &[u8; 64]) -> bool {
-    VerifyingKey::from_bytes(&key.0)
-        .and_then(|key| key.verify_strict(message, &Signature::from_bytes(signature)))
-        .is_ok()
+    Verifier::new(key).is_some_and(|key| key.verifies(message, signature))
 }
 
 #[cfg(test)]

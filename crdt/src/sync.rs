@@ -23,6 +23,7 @@ use crate::store::{AuditRecord, Batch, Durability, LogStore, Staged, StoreError}
 mod compare;
 mod fetch;
 mod flow;
+mod foresight;
 pub mod frame;
 mod lacking;
 mod link;
@@ -38,12 +39,14 @@ mod send;
 mod trees;
 mod write;
 
+pub use foresight::{Foresight, Judged, LinkFrame};
 pub use frame::Channel;
 pub use link::LinkSummary;
 pub use modes::Mode;
 pub use replica::{AUDIT_MAX, LogState, OpenError, Replica, read_run};
 
 use compare::Touched;
+use foresight::Foreseen;
 use frame::Frame;
 use link::Link;
 use missing::Missing;
@@ -136,10 +139,26 @@ pub enum Input {
         /// The frame.
         bytes: Vec<u8>,
     },
+    /// Frames came, on any links; they are taken in order.
+    Frames {
+        /// The frames.
+        frames: Vec<LinkFrame>,
+        /// What was judged of them since the last input, as far as it was; the result is the same with less of it.
+        judged: Vec<Judged>,
+    },
     /// The store has a batch, as durably as was asked.
     Persisted(Token),
     /// Time passed; see [`Engine::poll_timeout`].
     Timer,
+    /// A payload frame came, and there is no room on the disk for what it brings.
+    Dropped {
+        /// The session.
+        link: LinkId,
+        /// The stream on which it came.
+        channel: Channel,
+        /// The frame.
+        bytes: Vec<u8>,
+    },
     /// Payload frames were dropped: what each peer has is compared with what is here.
     Resync,
     /// This node stops in good order. Its links are gone, and nothing but `Persisted` may follow: the batch that this makes
@@ -349,6 +368,9 @@ pub struct Engine {
     pump_again: bool,
     /// Logs of which a stored record does not read; each is said once.
     unreadable: BTreeSet<Actor>,
+    /// Inputs that were taken.
+    turn: u64,
+    foreseen: Foreseen,
 }
 
 impl Engine {
@@ -386,6 +408,8 @@ impl Engine {
             reconcile_at: Time(0),
             pump_again: false,
             unreadable: BTreeSet::new(),
+            turn: 0,
+            foreseen: Foreseen::default(),
         };
         engine.order_stored = engine.replica.order().position;
         let devices: Vec<DeviceId> = engine.replica.roster().devices().collect();
@@ -401,6 +425,7 @@ impl Engine {
     pub fn handle(&mut self, now: Time, input: Input, store: &dyn LogStore) {
         let mut staged = Staged::new(store);
         self.durability = Durability::Written;
+        self.turn += 1;
         let request = input.request();
         if let Err(error) = self.dispatch(now, input, &mut staged) {
             if let Some(request) = request {
@@ -425,9 +450,15 @@ impl Engine {
             }
             Input::Frame { link, channel, bytes } => {
                 self.receive(now, staged, link, &bytes)?;
-                if channel == Channel::Data || bytes.first() == Some(&frame::STATEMENT) {
-                    self.count_payload(link, bytes.len());
+                self.count_payload(link, channel, &bytes);
+            }
+            Input::Frames { frames, judged } => self.receive_frames(now, staged, frames, judged),
+            Input::Dropped { link, channel, bytes } => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.heard(now);
+                    link.fragments.dropped(&bytes);
                 }
+                self.count_payload(link, channel, &bytes);
             }
             Input::Persisted(token) => self.persisted(now, staged, token),
             Input::Timer => self.timer(now, staged),

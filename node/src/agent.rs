@@ -21,6 +21,7 @@ use transport::PeerKey;
 
 use crate::clock::Clock;
 use crate::folder::Folder;
+use crate::judging;
 use crate::store::{Store, WriteError};
 
 mod addresses;
@@ -117,6 +118,8 @@ pub(crate) struct Node {
     restored: watch::Sender<u64>,
     space_check_at: Instant,
     group_sync_at: Option<Instant>,
+    /// Threads that judge changes.
+    threads: usize,
     /// Why the node cannot go on, where that is so.
     failure: Option<Failed>,
 }
@@ -210,6 +213,7 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
         restored,
         space_check_at: now,
         group_sync_at: None,
+        threads: judging::threads(),
         failure: None,
     };
     node.note_seeds();
@@ -231,8 +235,7 @@ async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> E
             },
             event = mesh.recv() => match event {
                 Some(event) => {
-                    node.mesh_event(event);
-                    mesh_events_in_a_row += 1;
+                    mesh_events_in_a_row += node.mesh_events(event, &mut mesh);
                 }
                 None => node.failure = Some(Failed::Mesh),
             },
@@ -283,11 +286,17 @@ impl Node {
 
     /// Gives the engine an input and does what it asks for.
     fn input(&mut self, input: Input) {
+        self.tell_time();
+        let now = self.now();
+        self.engine.handle(now, input, &self.store);
+        self.effects();
+    }
+
+    /// Tells the engine what the wall clock says.
+    fn tell_time(&mut self) {
         let wall = Input::WallClock(self.clock.wall_ms());
         let now = self.now();
         self.engine.handle(now, wall, &self.store);
-        self.engine.handle(now, input, &self.store);
-        self.effects();
     }
 
     fn effects(&mut self) {

@@ -1,7 +1,8 @@
 //! A Fleetsync node: the composition root of the core, the mesh and the collectors, its API and its CLI.
 //!
 //! * `folder`: the data folder, its lock, the device's key
-//! * `store`: RocksDB behind the core's storage contract
+//! * [`store`]: RocksDB behind the core's storage contract
+//! * [`judging`]: threads that judge waiting changes ahead of the engine
 //! * `keys`: the person's keys, which never enter the daemon
 //! * `agent`: the one task that owns the engine, and what it does with its effects
 //! * `api` and [`client`]: HTTP/JSON on a Unix socket
@@ -17,10 +18,11 @@ mod clock;
 mod fixture;
 mod folder;
 mod identity;
+pub mod judging;
 mod keys;
 mod output;
 mod settings;
-mod store;
+pub mod store;
 mod telemetry;
 
 /// Runs the command line and returns its exit code (DESIGN 5).

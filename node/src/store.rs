@@ -23,7 +23,7 @@ mod errors;
 mod open;
 mod tuning;
 
-pub(crate) use errors::{Damage, OpenError, WriteError};
+pub use errors::{Damage, OpenError, WriteError};
 use open::Open;
 
 /// Free space from which a store that ran out of it is opened anew (PROTOCOL 10).
@@ -40,7 +40,7 @@ const CHECK_READAHEAD_BYTES: usize = 256 * 1024;
 
 /// An open store. Clones share it; the last one to go syncs and closes it.
 #[derive(Clone)]
-pub(crate) struct Store {
+pub struct Store {
     shared: Arc<Shared>,
 }
 
@@ -60,14 +60,14 @@ struct State {
 
 impl Store {
     /// Opens the store in a folder, or creates both.
-    pub(crate) fn open(path: &Path) -> Result<Store, OpenError> {
+    pub fn open(path: &Path) -> Result<Store, OpenError> {
         let state = State { open: Ok(Arc::new(Open::new(path)?)), reopened: None };
         let shared = Shared { folder: path.to_owned(), state: RwLock::new(state), is_full: AtomicBool::new(false) };
         Ok(Store { shared: Arc::new(shared) })
     }
 
     /// Applies a batch, whole or not at all. Reads see it at once; it survives the end of the process.
-    pub(crate) fn apply(&self, batch: &Batch) -> Result<(), WriteError> {
+    pub fn apply(&self, batch: &Batch) -> Result<(), WriteError> {
         if batch.is_empty() {
             return Ok(());
         }
@@ -86,7 +86,7 @@ impl Store {
     }
 
     /// Makes everything that was applied survive a power cut.
-    pub(crate) fn sync(&self) -> Result<(), WriteError> {
+    pub fn sync(&self) -> Result<(), WriteError> {
         let open = match self.shared.is_full.load(Ordering::Acquire) {
             false => self.current()?,
             true => self.reopen().ok_or(WriteError::Full)?,
@@ -99,7 +99,7 @@ impl Store {
 
     /// Syncs and closes the store for all who share it, once nobody is reading. The process must not end before: RocksDB's
     /// threads would go on while what they use is torn down.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let mut state = self.shared.state.write().unwrap_or_else(PoisonError::into_inner);
         let Ok(open) = std::mem::replace(&mut state.open, Err(OpenError::Closed)) else { return };
         drop(state);
@@ -252,8 +252,14 @@ impl fmt::Debug for Store {
 
 fn write(open: &Open, batch: &Batch) -> Result<(), WriteError> {
     let mut writes = WriteBatch::default();
+    // Writes are sorted by table, and finding one by its name is not for nothing.
+    let mut last = None;
     for ((table, key), value) in &batch.writes {
-        let family = open.family(*table);
+        let family = match last {
+            Some((of, family)) if of == *table => family,
+            _ => open.family(*table),
+        };
+        last = Some((*table, family));
         match value {
             Some(value) => writes.put_cf(family, key, value),
             None => writes.delete_cf(family, key),

@@ -1,7 +1,7 @@
 //! `testnet bench`: each bench prints its numbers, each with its target and what the machine itself needs beside it.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
@@ -11,7 +11,10 @@ mod author;
 mod converge;
 mod dissemination;
 mod history;
+mod ingest;
 mod machine;
+mod memory;
+mod offline;
 mod operator;
 mod process;
 mod report;
@@ -27,6 +30,10 @@ pub(crate) enum BenchCommand {
     Converge(ConvergeArgs),
     /// Simulated fleets: how soon a change is everywhere, and how many copies that costs, beside a model of gossipsub
     Dissemination(dissemination::DisseminationArgs),
+    /// One node in process: how many changes a second it takes from a peer, checked and stored
+    Ingest(ingest::IngestArgs),
+    /// What documents and peers take of a node's memory, and a node with thousands of documents
+    Memory(memory::MemoryArgs),
 }
 
 /// `bench converge`
@@ -60,8 +67,10 @@ pub(crate) enum Format {
 /// Runs a bench; says whether every target was met.
 pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
     let (report, output) = match command {
-        BenchCommand::Converge(args) => (converge(&args)?, args.output),
+        BenchCommand::Converge(args) => (with_processes(converge::run(&args))?, args.output),
         BenchCommand::Dissemination(args) => (dissemination::run(&args)?, args.output),
+        BenchCommand::Ingest(args) => (ingest::bench(&args)?, args.output),
+        BenchCommand::Memory(args) => (with_processes(memory::bench(&args))?, args.output),
     };
     print(&match output {
         Format::Table => report.to_table(),
@@ -70,12 +79,13 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
     Ok(report.passes())
 }
 
-fn converge(args: &ConvergeArgs) -> anyhow::Result<Report> {
+/// Runs a bench that starts processes.
+fn with_processes(bench: impl Future<Output = anyhow::Result<Report>>) -> anyhow::Result<Report> {
     // One thread, so that what watches takes at most one core from what is watched.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         tokio::select! {
-            report = converge::run(args) => report,
+            report = bench => report,
             // The nodes are killed when their guards go.
             _ = ended() => Err(anyhow::anyhow!("interrupted")),
         }
@@ -92,15 +102,14 @@ async fn ended() -> io::Result<()> {
     Ok(())
 }
 
-impl ConvergeArgs {
-    fn program(&self) -> anyhow::Result<PathBuf> {
-        if let Some(path) = &self.fleetsync {
-            return path.canonicalize().with_context(|| path.display().to_string());
-        }
-        let own = std::env::current_exe().context("where this program lies")?;
-        let path = own.with_file_name("fleetsync");
-        path.canonicalize().with_context(|| format!("{} (--fleetsync PATH names another)", path.display()))
+/// The program to measure.
+fn fleetsync(path: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(path) = path {
+        return path.canonicalize().with_context(|| path.display().to_string());
     }
+    let own = std::env::current_exe().context("where this program lies")?;
+    let path = own.with_file_name("fleetsync");
+    path.canonicalize().with_context(|| format!("{} (--fleetsync PATH names another)", path.display()))
 }
 
 /// Writes to stdout; a reader that went away is no failure.

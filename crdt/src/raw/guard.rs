@@ -36,12 +36,12 @@ pub enum GuardError {
 }
 
 /// A cursor over bytes that ends instead of panicking.
-struct Reader<'a> {
-    rest: &'a [u8],
+pub(super) struct Reader<'a> {
+    pub(super) rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: u64) -> Result<&'a [u8], GuardError> {
+    pub(super) fn take(&mut self, count: u64) -> Result<&'a [u8], GuardError> {
         let count = usize::try_from(count).map_err(|_| GuardError::Malformed)?;
         if count > self.rest.len() {
             return Err(GuardError::Malformed);
@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
         Ok(self.take(1)?[0])
     }
 
-    fn unsigned(&mut self) -> Result<u64, GuardError> {
+    pub(super) fn unsigned(&mut self) -> Result<u64, GuardError> {
         let mut value: u64 = 0;
         for shift in (0..70).step_by(7) {
             let byte = self.byte()?;
@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
         Err(GuardError::Malformed)
     }
 
-    fn signed(&mut self) -> Result<i64, GuardError> {
+    pub(super) fn signed(&mut self) -> Result<i64, GuardError> {
         let mut value: i64 = 0;
         for shift in (0..70).step_by(7) {
             let byte = self.byte()?;
@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
 }
 
 /// The body of a plain change chunk, and its hash: SHA-256 over the bytes after the checksum.
-fn open(bytes: &[u8]) -> Result<&[u8], GuardError> {
+pub(super) fn open(bytes: &[u8]) -> Result<&[u8], GuardError> {
     let mut reader = Reader { rest: bytes };
     if reader.take(4).map_err(|_| GuardError::Header)? != MAGIC {
         return Err(GuardError::Header);

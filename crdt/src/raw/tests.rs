@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::fixture::{Rng, chunk};
 
-fn value() -> impl Strategy<Value = Value> {
+pub(super) fn value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::Bool),
@@ -28,7 +28,7 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 prop_compose! {
-    fn new_change()(
+    pub(super) fn new_change()(
         actor in any::<[u8; 16]>(),
         seq in 1..u64::MAX / 2,
         start_op in 1..COUNTER_LIMIT - 100,

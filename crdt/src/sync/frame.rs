@@ -57,7 +57,7 @@ pub const CHANGES: u8 = 8;
 /// The first byte of a `Statement` frame.
 pub const STATEMENT: u8 = 17;
 /// The first byte of a `Fragment` frame.
-const FRAGMENT: u8 = 23;
+pub(super) const FRAGMENT: u8 = 23;
 
 /// One of the two streams of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -419,10 +419,18 @@ impl Items {
     }
 }
 
-/// Whether a frame carries something to be stored: a statement or changes. Such frames may be dropped by a node that
-/// cannot store; [`Input::Resync`](super::Input::Resync) brings them again.
+/// The number of the log in a `Changes` frame; none in another frame, or where it cannot be read.
+pub(super) fn changes_number(bytes: &[u8]) -> Option<u32> {
+    let (kind, body) = bytes.split_first()?;
+    let number = postcard::take_from_bytes::<u32>(body).ok().filter(|_| *kind == CHANGES);
+    number.map(|(number, _)| number)
+}
+
+/// Whether a frame carries something to be stored: a statement or changes, or a part of something. Such frames may be dropped by a node that
+/// cannot store; [`Input::Dropped`](super::Input::Dropped) says so,
+/// and [`Input::Resync`](super::Input::Resync) brings them again.
 pub fn is_payload(frame: &[u8]) -> bool {
-    matches!(frame.first(), Some(&(STATEMENT | CHANGES)))
+    matches!(frame.first(), Some(&(STATEMENT | CHANGES | FRAGMENT)))
 }
 
 /// A frame in parts of at most `most` bytes each: itself, where it is no longer.

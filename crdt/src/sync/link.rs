@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::compare::Standing;
 use super::flow::{Inflow, Outflow};
+use super::frame::{FRAGMENT, FRAME_BYTES_MAX, Fragment};
 use super::lacking::Lacking;
 use super::modes::{Modes, Newest, Terms};
 use super::origins::Origin;
@@ -96,6 +97,39 @@ impl Forks {
     }
 }
 
+/// A long frame, as far as its parts came.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fragments {
+    bytes: Vec<u8>,
+    /// Whether a part is missing, so that the others are worth nothing.
+    is_broken: bool,
+}
+
+impl Fragments {
+    /// Takes a part; the frame, where that was the last one. `Err` where it is too long.
+    pub(super) fn add(&mut self, fragment: &Fragment) -> Result<Option<Vec<u8>>, &'static str> {
+        if !self.is_broken {
+            self.bytes.extend_from_slice(&fragment.bytes);
+        }
+        if self.bytes.len() > FRAME_BYTES_MAX {
+            return Err("a frame in parts is too long");
+        }
+        if !fragment.is_last {
+            return Ok(None);
+        }
+        let whole = std::mem::take(&mut self.bytes);
+        Ok((!std::mem::take(&mut self.is_broken)).then_some(whole))
+    }
+
+    /// A frame was dropped. A part of a long one breaks it; after its last one, the next frame in parts is lost as well.
+    pub(super) fn dropped(&mut self, frame: &[u8]) {
+        if frame.first() == Some(&FRAGMENT) {
+            self.bytes = Vec::new();
+            self.is_broken = true;
+        }
+    }
+}
+
 /// A link and what is known of its peer.
 #[derive(Debug, Clone)]
 pub(super) struct Link {
@@ -144,8 +178,7 @@ pub(super) struct Link {
     /// When more may be sent, where nothing else is waited for.
     pub(super) paced_by: Option<Time>,
     pub(super) inflow: Inflow,
-    /// The parts of a frame so far.
-    pub(super) fragments: Vec<u8>,
+    pub(super) fragments: Fragments,
     /// Logs of which the peer is to hear with the next frame, or by then, each with what was stored before.
     pub(super) have_out: BTreeMap<Actor, u64>,
     pub(super) have_statements_out: BTreeSet<StatementId>,
@@ -216,7 +249,7 @@ impl Link {
             outflow: Outflow::new(now),
             paced_by: None,
             inflow: Inflow::default(),
-            fragments: Vec::new(),
+            fragments: Fragments::default(),
             have_out: BTreeMap::new(),
             have_statements_out: BTreeSet::new(),
             have_by: None,

@@ -1,13 +1,16 @@
 //! What comes from peers: frames, runs and statements.
 
-use super::frame::{Changes, Credit, FRAME_BYTES_MAX, Fragment, Frame, Hello, Name, PROTOCOL_RANGE, Statement};
+use super::foresight::Verdict;
+use super::frame::{
+    Changes, Credit, FRAGMENT, Fragment, Frame, Hello, Name, PROTOCOL_RANGE, STATEMENT, Statement,
+};
 use super::link::{Phase, signers_digest};
 use super::missing::{Item, Word};
 use super::origins::Origin;
 use super::pending::{Evicted, Sourced};
 use super::refusal::Refusal;
 use super::replica::Settled;
-use super::{After, Effect, Engine, LinkId};
+use super::{After, Channel, Effect, Engine, LinkId};
 use crate::admission::{Outcome, Wait};
 use crate::change::Run;
 use crate::id::{Actor, DeviceId, StatementId, Time};
@@ -100,9 +103,12 @@ impl Engine {
         Ok(())
     }
 
-    /// Payload came, of that many bytes: the peer hears now and then how much was handled.
-    pub(super) fn count_payload(&mut self, id: LinkId, bytes: usize) {
-        let credit = self.links.get_mut(&id).and_then(|link| link.inflow.received(bytes));
+    /// A frame was handled: of payload the peer hears now and then how much that was.
+    pub(super) fn count_payload(&mut self, id: LinkId, channel: Channel, bytes: &[u8]) {
+        if channel != Channel::Data && bytes.first() != Some(&STATEMENT) {
+            return;
+        }
+        let credit = self.links.get_mut(&id).and_then(|link| link.inflow.received(bytes.len()));
         if let Some((received, limit)) = credit {
             self.send_control(id, &Frame::Credit(Credit { received, limit }));
         }
@@ -117,18 +123,13 @@ impl Engine {
         fragment: &Fragment,
     ) -> Result<(), StoreError> {
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        link.fragments.extend_from_slice(&fragment.bytes);
-        if link.fragments.len() > FRAME_BYTES_MAX {
-            self.fault(staged, id, "a frame in parts is too long");
-            return Ok(());
-        }
-        if !fragment.is_last {
-            return Ok(());
-        }
-        let whole = std::mem::take(&mut link.fragments);
-        match Frame::decode(&whole) {
-            Ok(Some(Frame::Fragment(_))) => self.fault(staged, id, "a part of a part of a frame"),
-            _ => self.receive(now, staged, id, &whole)?,
+        match link.fragments.add(fragment) {
+            Ok(None) => {}
+            Ok(Some(whole)) if whole.first() == Some(&FRAGMENT) => {
+                self.fault(staged, id, "a part of a part of a frame");
+            }
+            Ok(Some(whole)) => self.receive(now, staged, id, &whole)?,
+            Err(reason) => self.fault(staged, id, reason),
         }
         Ok(())
     }
@@ -277,6 +278,18 @@ impl Engine {
         source: Option<LinkId>,
         run: Run,
     ) -> Result<(), StoreError> {
+        self.take_judged(now, staged, source, run, None)
+    }
+
+    /// As [`Engine::take_run`], where the run may have been judged.
+    pub(super) fn take_judged(
+        &mut self,
+        now: Time,
+        staged: &mut Staged<'_>,
+        source: Option<LinkId>,
+        run: Run,
+        mut verdict: Option<Verdict>,
+    ) -> Result<(), StoreError> {
         let mut work = vec![(run, source)];
         while let Some((run, source)) = work.pop() {
             let actor = run.log.actor(&self.config.fleet);
@@ -284,7 +297,7 @@ impl Engine {
                 let own = self.replica.logs.get(&actor);
                 link.claims(actor, run.last_seq(), own.map_or(0, |state| state.stored));
             }
-            match self.replica.admit(staged, &run)? {
+            match self.judged(staged, &run, verdict.take())? {
                 Outcome::Admitted(admitted) => {
                     if source.is_some() && self.is_own(&run.log) {
                         self.draw_incarnation();
@@ -322,6 +335,19 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Judges a run, where that was not done.
+    fn judged(&mut self, staged: &mut Staged<'_>, run: &Run, verdict: Option<Verdict>) -> Result<Outcome, StoreError> {
+        if let Some(Verdict { outcome, writes }) = verdict {
+            self.replica.take(staged, &outcome, writes);
+            return Ok(outcome);
+        }
+        let outcome = self.replica.admit(staged, run)?;
+        if matches!(outcome, Outcome::Admitted(_)) {
+            self.foreseen.forget(&run.log.document);
+        }
+        Ok(outcome)
     }
 
     /// What a peer claims to have costs memory here.
@@ -493,6 +519,7 @@ impl Engine {
         id: StatementId,
         devices: &[DeviceId],
     ) -> Result<(), StoreError> {
+        self.foreseen.forget_all();
         self.note_origins(devices);
         for device in devices {
             let standing = self.replica.standing(device);

@@ -13,8 +13,8 @@ use crate::roster::{Entry, Judgement, Roster, Standing};
 use crate::schema::{Class, DocumentName};
 use crate::statement::{Body, SignedStatement, StatementParts};
 use crate::store::{
-    AuditRecord, ChangeRecord, LogRecord, LogStore, OrderRecord, Staged, StoreError, Table, change_key, decode_record,
-    encode_record, index_range, meta_key, position_key, read_record, statement_key,
+    AuditRecord, Batch, ChangeRecord, LogRecord, LogStore, OrderRecord, Staged, StoreError, Table, change_key,
+    decode_record, encode_record, index_range, meta_key, position_key, read_record, statement_key,
 };
 
 mod order;
@@ -239,9 +239,16 @@ impl Replica {
     pub(crate) fn admit(&mut self, staged: &mut Staged<'_>, run: &Run) -> Result<Outcome, StoreError> {
         let fleet = self.roster.fleet();
         let gate = Gate { fleet: &fleet, roster: &self.roster };
-        let siblings = self.documents.get(&run.log.document).map_or(&[][..], Vec::as_slice);
-        let outcome = gate.admit(staged, siblings, run)?;
-        if let Outcome::Admitted(admitted) = &outcome {
+        let siblings = self.siblings(&run.log.document);
+        let (outcome, writes) = gate.judge(staged, siblings, run)?;
+        self.take(staged, &outcome, writes);
+        Ok(outcome)
+    }
+
+    /// Stages what was judged of a run and, where it is admitted, takes it into memory.
+    pub(crate) fn take(&mut self, staged: &mut Staged<'_>, outcome: &Outcome, writes: Batch) {
+        staged.append(writes);
+        if let Outcome::Admitted(admitted) = outcome {
             for old in &admitted.superseded {
                 self.forget_log(staged, old);
             }
@@ -249,7 +256,11 @@ impl Replica {
             self.note_log(admitted.actor, &admitted.record);
             self.append_log(staged, admitted.actor, is_new);
         }
-        Ok(outcome)
+    }
+
+    /// The logs of a document that are here, ascending.
+    pub(crate) fn siblings(&self, document: &DocumentName) -> &[Actor] {
+        self.documents.get(document).map_or(&[], Vec::as_slice)
     }
 
     /// Judges a statement and, where it counts, stages it and takes it into memory.

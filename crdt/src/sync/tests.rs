@@ -7,6 +7,7 @@ mod converge;
 mod damage;
 mod fleet;
 mod forks;
+mod frames;
 mod hostile;
 mod scenarios;
 mod trees;

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 
 use crdt::id::Key;
 use crdt::sync::frame::{CHANGES, is_payload};
-use crdt::sync::{Channel, Input, LinkId};
+use crdt::sync::{Channel, Input, LinkFrame, LinkId};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
-use transport::{PeerKey, SessionId, Stream};
+use transport::{Event, PeerKey, SessionId, Stream};
 
 use super::outbox::{Outbox, Taken, WINDOW_BYTES};
 use super::{Node, NodeEvent};
+use crate::judging::Gathered;
 
 /// A session that is up.
 #[derive(Debug)]
@@ -73,8 +75,57 @@ fn channel_of(stream: Stream) -> Channel {
 }
 
 impl Node {
-    pub(super) fn mesh_event(&mut self, event: transport::Event) {
-        use transport::Event;
+    /// Takes an event; frames together with those that wait behind them. Returns how many events that were.
+    pub(super) fn mesh_events(&mut self, first: Event, inbox: &mut mpsc::Receiver<Event>) -> u32 {
+        let (mut event, mut events) = (first, 1);
+        let mut frames = Gathered::default();
+        let other = loop {
+            match event {
+                Event::Frame { session, stream, bytes } => {
+                    self.gather(&mut frames, LinkId(session.0), channel_of(stream), bytes);
+                }
+                other => break Some(other),
+            }
+            if frames.is_full() {
+                break None;
+            }
+            match inbox.try_recv() {
+                Ok(next) => event = next,
+                Err(_) => break None, // one that has ended is seen by who waits for it
+            }
+            events += 1;
+        };
+        self.take_frames(frames);
+        if let Some(other) = other {
+            self.mesh_event(other);
+        }
+        events
+    }
+
+    fn gather(&mut self, frames: &mut Gathered, link: LinkId, channel: Channel, bytes: Vec<u8>) {
+        if let Some(session) = self.sessions.up.get_mut(&link) {
+            session.bytes_in += bytes.len() as u64;
+        }
+        // A full disk takes nothing; what is dropped here is asked for again when there is room.
+        if self.full.is_none() || !is_payload(&bytes) {
+            frames.push(LinkFrame { link, channel, bytes });
+        } else {
+            self.input(Input::Dropped { link, channel, bytes });
+        }
+    }
+
+    fn take_frames(&mut self, frames: Gathered) {
+        if frames.is_empty() {
+            return;
+        }
+        self.tell_time();
+        let input = frames.into_input(&self.engine, &self.store, self.threads);
+        let now = self.now();
+        self.engine.handle(now, input, &self.store);
+        self.effects();
+    }
+
+    fn mesh_event(&mut self, event: Event) {
         match event {
             Event::Listening { addr } => {
                 tracing::info!(address = %addr, "listening");
@@ -87,7 +138,6 @@ impl Node {
             }
             Event::SessionUp { session, peer, outbound, addr } => self.session_up(session, peer, outbound, addr),
             Event::SessionDown { session, peer, reason } => self.session_down(session, peer, &reason.to_string()),
-            Event::Frame { session, stream, bytes } => self.frame(LinkId(session.0), channel_of(stream), bytes),
             Event::Writable { session, stream, .. } => {
                 self.flush(LinkId(session.0), channel_of(stream));
             }
@@ -140,17 +190,6 @@ impl Node {
         self.emit(NodeEvent::link_down(&peer.device(), reason));
         self.hand_over_parents(peer.device());
         self.input(Input::LinkDown(link));
-    }
-
-    fn frame(&mut self, link: LinkId, channel: Channel, bytes: Vec<u8>) {
-        if let Some(session) = self.sessions.up.get_mut(&link) {
-            session.bytes_in += bytes.len() as u64;
-        }
-        // A full disk takes nothing; what is dropped here is asked for again when there is room.
-        if self.full.is_some() && is_payload(&bytes) {
-            return;
-        }
-        self.input(Input::Frame { link, channel, bytes });
     }
 
     pub(super) fn send(&mut self, link: LinkId, channel: Channel, bytes: Vec<u8>) {

@@ -9,7 +9,7 @@ use rocksdb::LogLevel;
 /// Why a store does not open. Nothing of it was lost by the attempt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum OpenError {
+pub enum OpenError {
     /// A process has it open, perhaps this one.
     #[error("another process has the store open")]
     Locked,
@@ -46,7 +46,7 @@ pub(crate) enum OpenError {
 /// Why a batch was not applied or not synced. Reads go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum WriteError {
+pub enum WriteError {
     /// There is no space on the disk. A batch was not applied; writes work again within seconds of there being space.
     #[error("the disk is full")]
     Full,
@@ -61,11 +61,11 @@ pub(crate) enum WriteError {
 /// A file that is not as it was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{file} is damaged: {cause}")]
-pub(crate) struct Damage {
+pub struct Damage {
     /// The file; the folder where RocksDB does not say which.
-    pub(crate) file: String,
+    pub file: String,
     /// What is wrong with it, in RocksDB's words.
-    pub(crate) cause: String,
+    pub cause: String,
 }
 
 /// What kind of failure a line of RocksDB's, or of the system's within it, is about.

@@ -6,15 +6,13 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use crdt::admission::{Gate, Outcome};
 use crdt::change::is_vouched;
-use crdt::id::FleetId;
 use crdt::roster::{Judgement, Roster};
 use crdt::schema::Kind;
-use crdt::statement::{Body, Operator as OperatorBody, ROLES, RootKeys, SignedStatement};
+use crdt::statement::SignedStatement;
 use crdt::store::{LogStore, MemoryStore, Staged};
 use ed25519_dalek::SigningKey;
 
-use super::author::{Author, enrol, key, public, readings};
-use super::operator::Operator;
+use super::author::{Author, enrol, found, key, readings};
 use super::report::{Row, median};
 
 const CHANGES: u64 = 500;
@@ -23,17 +21,11 @@ const VALUES: u64 = 5;
 
 /// A fleet of one device, in memory.
 fn fleet() -> anyhow::Result<(Roster, SigningKey)> {
-    let (root, operator, device) = (key(1, 1), key(2, 1), key(3, 1));
-    let keys = RootKeys { keys: vec![public(&root)], threshold: 1 };
-    let genesis = Body::Root(keys).into_statement(None, &[], 1).sign(&root);
-    let id = FleetId(genesis.id().0);
-    let mut roster = Roster::new(id);
-    let roles = ROLES.iter().map(|(role, _)| *role).collect();
-    let first = OperatorBody { key: public(&operator), name: "bench".to_owned(), roles };
-    let first = Body::Operator(first).into_statement(Some(id), &[], 1).sign(&root);
-    let operator = Operator::of(id, operator);
-    let statements = [genesis, first].into_iter().chain(enrol(&operator, &device, &key(4, 1), "bench"));
-    statements.into_iter().try_for_each(|signed| take(&mut roster, &signed))?;
+    let (operator, mut statements) = found();
+    let device = key(1, 3);
+    statements.extend(enrol(&operator, &device, &key(1, 4), "bench"));
+    let mut roster = Roster::new(operator.fleet);
+    statements.iter().try_for_each(|signed| take(&mut roster, signed))?;
     Ok((roster, device))
 }
 

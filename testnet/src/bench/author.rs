@@ -7,20 +7,32 @@ use crdt::change::{LogName, RawBytes, Run, sign};
 use crdt::id::{Actor, ChainHash, ChangeHash, DeviceId, FleetId, Key};
 use crdt::raw::{Action, NewChange, OpId, Operation, encode, hash_of};
 use crdt::schema::{DocumentName, Kind, Value};
-use crdt::statement::{Admission, Body, Invitation, SignedStatement};
+use crdt::statement::{Admission, Body, Invitation, Operator as OperatorBody, ROLES, RootKeys, SignedStatement};
 use ed25519_dalek::SigningKey;
 
 use super::operator::{Operator, wall_ms};
 
 /// A key that is the same in every run.
-pub(crate) fn key(number: u8, purpose: u8) -> SigningKey {
-    let mut seed = [number; 32];
-    seed[0] = purpose;
+pub(crate) fn key(number: u16, purpose: u8) -> SigningKey {
+    let mut seed = [purpose; 32];
+    seed[..2].copy_from_slice(&number.to_be_bytes());
     SigningKey::from_bytes(&seed)
 }
 
 pub(crate) fn public(key: &SigningKey) -> Key {
     Key(key.verifying_key().to_bytes())
+}
+
+/// A new fleet in memory: its operator, and the statements that say so.
+pub(crate) fn found() -> (Operator, Vec<SignedStatement>) {
+    let (root, operator) = (key(1, 1), key(1, 2));
+    let keys = RootKeys { keys: vec![public(&root)], threshold: 1 };
+    let genesis = Body::Root(keys).into_statement(None, &[], 1).sign(&root);
+    let fleet = FleetId(genesis.id().0);
+    let roles = ROLES.iter().map(|(role, _)| *role).collect();
+    let first = OperatorBody { key: public(&operator), name: "bench".to_owned(), roles };
+    let first = Body::Operator(first).into_statement(Some(fleet), &[], 1).sign(&root);
+    (Operator::of(fleet, operator), vec![genesis, first])
 }
 
 /// The statements that make the device of `device` a member.

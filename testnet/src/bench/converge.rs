@@ -13,7 +13,7 @@ use super::process::{NodeProcess, Program, converged};
 use super::report::{Report, Row, median};
 use super::spread::{Question, Sort, Times, watch};
 use super::traffic::{self, Counters};
-use super::{ConvergeArgs, admission, history, machine, note};
+use super::{ConvergeArgs, admission, fleetsync, history, machine, note};
 
 const NODES: usize = 5;
 /// Writes before those that count, so that every document and label exists.
@@ -25,7 +25,7 @@ const CONFIG: &str = "config/bench";
 pub(crate) async fn run(args: &ConvergeArgs) -> anyhow::Result<Report> {
     let temporary = tempfile::Builder::new().prefix("fleetsync-bench.").tempdir()?;
     let root = temporary.path();
-    let program = Program { path: args.program()?, keys: root.join("keys") };
+    let program = Program { path: fleetsync(args.fleetsync.as_deref())?, keys: root.join("keys") };
     note(&format!("==> {} in {}", program.path.display(), root.display()));
     let mut report = Report::new("converge");
     report.add(Row::new("load average over a minute, before", "", machine::load()?));

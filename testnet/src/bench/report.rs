@@ -3,14 +3,20 @@
 use anyhow::Context;
 use serde_json::{Value, json};
 
+/// What a number is promised to be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
 /// One number.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     name: String,
     unit: &'static str,
     value: f64,
-    /// What it may be at most.
-    target: Option<f64>,
+    target: Option<Target>,
     /// What the machine itself needs, or another system does, measured in the same run.
     baseline: Option<f64>,
 }
@@ -23,7 +29,12 @@ impl Row {
 
     /// It may be this much at most.
     pub(crate) fn at_most(self, target: f64) -> Row {
-        Row { target: Some(target), ..self }
+        Row { target: Some(Target::AtMost(target)), ..self }
+    }
+
+    /// It has to be this much at least.
+    pub(crate) fn at_least(self, target: f64) -> Row {
+        Row { target: Some(Target::AtLeast(target)), ..self }
     }
 
     /// The floor beside it.
@@ -32,7 +43,10 @@ impl Row {
     }
 
     fn pass(&self) -> Option<bool> {
-        self.target.map(|target| self.value <= target)
+        self.target.map(|target| match target {
+            Target::AtMost(most) => self.value <= most,
+            Target::AtLeast(least) => self.value >= least,
+        })
     }
 
     fn ratio(&self) -> Option<f64> {
@@ -80,7 +94,9 @@ impl Report {
                 "name": row.name,
                 "unit": row.unit,
                 "value": round(row.value),
-                "target": row.target,
+                "target": row.target.map(|target| match target {
+                    Target::AtMost(limit) | Target::AtLeast(limit) => limit,
+                }),
                 "pass": row.pass(),
                 "baseline": row.baseline.map(round),
                 "ratio": row.ratio().map(round),
@@ -104,7 +120,10 @@ impl Report {
                 row.name.clone(),
                 number(row.value),
                 row.unit.to_owned(),
-                row.target.map_or_else(String::new, |target| format!("≤ {}", number(target))),
+                row.target.map_or_else(String::new, |target| match target {
+                    Target::AtMost(most) => format!("≤ {}", number(most)),
+                    Target::AtLeast(least) => format!("≥ {}", number(least)),
+                }),
                 verdict.to_owned(),
                 floor.map_or_else(String::new, |(floor, ratio)| format!("{ratio:.1} × {}", number(floor))),
             ]);
@@ -189,13 +208,17 @@ mod tests {
         let mut report = Report { rows: vec![Row::new("a", "ms", 5.0).at_most(5.0)], ..Report::new("x") };
         assert!(report.passes());
         report.rows.push(Row::new("b", "ms", 9.0).beside(3.0));
+        report.rows.push(Row::new("d", "/s", 5.0).at_least(5.0));
         assert!(report.passes());
+        report.rows.push(Row::new("e", "/s", 4.9).at_least(5.0));
+        assert!(!report.passes());
+        report.rows.pop();
         report.rows.push(Row::new("c", "ms", 5.1).at_most(5.0));
         assert!(!report.passes());
         let json: Value = serde_json::from_str(&report.to_json().expect("plain data")).expect("it is JSON");
         let rows = json["rows"].as_array().expect("rows");
         assert_eq!((&rows[1]["pass"], &rows[1]["ratio"]), (&Value::Null, &json!(3.0)));
-        assert_eq!((&rows[2]["pass"], &rows[2]["target"]), (&json!(false), &json!(5.0)));
+        assert_eq!((&rows[3]["pass"], &rows[3]["target"]), (&json!(false), &json!(5.0)));
         assert!(report.to_table().contains("MISSED"));
     }
 }

@@ -134,7 +134,7 @@ fn frames_round_trip_on_their_streams() {
         let bytes = frame.encode();
         assert_eq!(bytes[0], kind);
         assert_eq!(Frame::decode(&bytes), Ok(Some(frame.clone())));
-        assert_eq!(is_payload(&bytes), matches!(frame, Frame::Statement(_) | Frame::Changes(_)));
+        assert_eq!(is_payload(&bytes), matches!(frame, Frame::Statement(_) | Frame::Changes(_) | Frame::Fragment(_)));
         assert_eq!(
             frame.channel(),
             if matches!(kind, 7 | 8 | 14 | 15 | 20..=23) { Channel::Data } else { Channel::Control }

@@ -147,6 +147,7 @@ fn payload_frames(world: &World) -> BoxedStrategy<Frame> {
 #[derive(Debug, Clone)]
 enum Act {
     Frame(u64, Channel, Vec<u8>),
+    Dropped(u64, Channel, Vec<u8>),
     Up(u64, usize, bool),
     Down(u64),
     Writable(u64, Channel, usize),
@@ -164,6 +165,7 @@ fn acts(world: &World) -> impl Strategy<Value = Vec<Act>> + use<> {
     let link = || 1..4u64;
     let act = prop_oneof![
         16 => (link(), channel(), bytes).prop_map(|(link, channel, bytes)| Act::Frame(link, channel, bytes)),
+        1 => (link(), channel(), vec(Just(23u8), 0..3)).prop_map(|(link, channel, bytes)| Act::Dropped(link, channel, bytes)),
         3 => (link(), 0..4usize, any::<bool>()).prop_map(|(link, peer, dialled)| Act::Up(link, peer, dialled)),
         1 => link().prop_map(Act::Down),
         2 => (link(), channel(), prop_oneof![Just(usize::MAX), 0..100_000usize])
@@ -215,6 +217,7 @@ fn input_of(cluster: &Cluster, now: &mut u64, act: Act) -> Input {
     let stranger = ed25519_dalek::SigningKey::from_bytes(&[77; 32]);
     match act {
         Act::Frame(link, channel, bytes) => Input::Frame { link: LinkId(link), channel, bytes },
+        Act::Dropped(link, channel, bytes) => Input::Dropped { link: LinkId(link), channel, bytes },
         Act::Up(link, peer, dialled) => {
             let peer = key_of(cluster.fleet.devices.get(peer).unwrap_or(&stranger));
             Input::LinkUp { link: LinkId(link), peer, dialled }
