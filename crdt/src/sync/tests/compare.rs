@@ -11,6 +11,7 @@ use crate::sync::{Channel, Edit, Input, LinkId, Reply};
 
 const ROOT: u8 = 6;
 const RANGES_FRAME: u8 = 14;
+const WANT: u8 = 16;
 const PLACE: u8 = 19;
 const DIFFERENCE: u8 = 22;
 const FIRST: Place = Place { generation: 1, position: 0 };
@@ -143,7 +144,7 @@ fn ranges_find_what_differs_on_both_sides() {
         cluster.write(0, Kind::Device, "a", Value::Int(3));
         cluster.write(1, Kind::Environment, "a", Value::Int(3));
         cluster.run_until_quiescent();
-        let copies = cluster.frames(CHANGES);
+        let (copies, wants) = (cluster.frames(CHANGES), cluster.frames(WANT));
         let kinds = frames_while(&mut cluster, |cluster| {
             cluster.connect_all();
             cluster.run_until_quiescent();
@@ -152,6 +153,9 @@ fn ranges_find_what_differs_on_both_sides() {
         assert!(kinds.contains(&RANGES_FRAME), "{kinds:?}");
         let missing = 2 * documents.min(40) + 2;
         assert_eq!(cluster.frames(CHANGES) - copies, missing, "each change that was missing came once");
+        // Each side asks for what it knows, and one of them for what it had to ask the names of.
+        let asked = cluster.frames(WANT) - wants;
+        assert!(asked <= 3, "{documents}: a request that overtakes what it answers is heard: {asked}");
     }
 }
 
