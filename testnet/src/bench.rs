@@ -13,7 +13,9 @@ mod dissemination;
 mod history;
 mod machine;
 mod operator;
+mod pair;
 mod process;
+mod reconcile;
 mod report;
 mod spread;
 mod traffic;
@@ -27,6 +29,8 @@ pub(crate) enum BenchCommand {
     Converge(ConvergeArgs),
     /// Simulated fleets: how soon a change is everywhere, and how many copies that costs, beside a model of gossipsub
     Dissemination(dissemination::DisseminationArgs),
+    /// Two engines over a slow link: bytes to find what differs, and time to heal, beside automerge::sync
+    Reconcile(reconcile::ReconcileArgs),
 }
 
 /// `bench converge`
@@ -62,6 +66,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
     let (report, output) = match command {
         BenchCommand::Converge(args) => (converge(&args)?, args.output),
         BenchCommand::Dissemination(args) => (dissemination::run(&args)?, args.output),
+        BenchCommand::Reconcile(args) => (reconcile::run(&args)?, args.output),
     };
     print(&match output {
         Format::Table => report.to_table(),
