@@ -16,7 +16,9 @@ mod machine;
 mod memory;
 mod offline;
 mod operator;
+mod pair;
 mod process;
+mod reconcile;
 mod report;
 mod spread;
 mod traffic;
@@ -34,6 +36,8 @@ pub(crate) enum BenchCommand {
     Ingest(ingest::IngestArgs),
     /// What documents and peers take of a node's memory, and a node with thousands of documents
     Memory(memory::MemoryArgs),
+    /// Two engines over a slow link: bytes to find what differs, and time to heal, beside automerge::sync
+    Reconcile(reconcile::ReconcileArgs),
 }
 
 /// `bench converge`
@@ -71,6 +75,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
         BenchCommand::Dissemination(args) => (dissemination::run(&args)?, args.output),
         BenchCommand::Ingest(args) => (ingest::bench(&args)?, args.output),
         BenchCommand::Memory(args) => (with_processes(memory::bench(&args))?, args.output),
+        BenchCommand::Reconcile(args) => (reconcile::run(&args)?, args.output),
     };
     print(&match output {
         Format::Table => report.to_table(),

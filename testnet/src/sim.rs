@@ -14,8 +14,8 @@ use clap::Args;
 
 use crate::bench::{note, print};
 
-mod disk;
-mod fleet;
+pub(crate) mod disk;
+pub(crate) mod fleet;
 mod host;
 pub(crate) mod measure;
 mod mutant;

@@ -138,7 +138,8 @@ impl Engine {
 
     /// Says where this node's order stands, beside a root; what was said before needs no saying.
     pub(super) fn send_place(&mut self, id: LinkId, is_equal: bool) {
-        let place = PlaceOf { place: self.place(), items: self.replica.tree().len() as u64, is_equal };
+        let items_bits = usize::BITS - self.replica.tree().len().leading_zeros();
+        let place = PlaceOf { place: self.place(), items_bits: u8::try_from(items_bits).unwrap_or(u8::MAX), is_equal };
         let Some(link) = self.links.get_mut(&id) else { return };
         if is_equal || link.standing.own != Some(place) {
             link.standing.own = Some(PlaceOf { is_equal: false, ..place });
@@ -178,13 +179,13 @@ impl Engine {
         }
         let (cursor, generation, device) = (standing.cursor, standing.generation, link.device);
         if let Some((logs, statements)) = self.since(staged, cursor)? {
-            let end = End::Cursor(self.place());
+            let end = End::Cursor;
             self.say(id, Outgoing::Difference(OutgoingDifference { logs: logs.into(), statements, end }));
             return Ok(());
         }
         // Where the peer's cursor helps no more and ours does, the peer waits for this side.
         let holds = self.replica.cursor_of(&device).is_some_and(|cursor| cursor.generation == generation);
-        if holds || (own.items, self.device) < (peer.items, device) {
+        if holds || (own.items_bits, self.device) < (peer.items_bits, device) {
             self.begin(now, id);
         }
         Ok(())
@@ -287,7 +288,7 @@ impl Engine {
         }
         if matches!(&standing.comparison, Some(Comparison { side: Side::Begins { .. }, .. })) {
             // Both began: one of them goes on.
-            let items = |place: &Option<PlaceOf>| place.map_or(0, |place| place.items);
+            let items = |place: &Option<PlaceOf>| place.map_or(0, |place| place.items_bits);
             if (items(&standing.own), self.device) < (items(&standing.peer), link.device) {
                 return Ok(());
             }
@@ -453,7 +454,7 @@ impl Engine {
         let standing = &mut link.standing;
         match difference.end {
             None | Some(End::Part) => return,
-            Some(End::Cursor(place)) => standing.settles = Some(place),
+            Some(End::Cursor) => standing.settles = standing.peer.map(|peer| peer.place),
             Some(End::Comparison(number, place)) => {
                 let Some(comparison) = standing.take(number) else { return };
                 standing.settles = Some(place);

@@ -110,8 +110,8 @@ pub struct Place {
 pub struct PlaceOf {
     /// The place.
     pub place: Place,
-    /// The items in the sender's tree: of two that compare, the one with fewer begins.
-    pub items: u64,
+    /// The bits of the number of items in the sender's tree: of two that compare, the one with fewer begins.
+    pub items_bits: u8,
     /// Whether the root that the receiver said last is the sender's own.
     pub is_equal: bool,
 }
@@ -176,8 +176,8 @@ pub struct Difference {
 /// What a [`Difference`] was the answer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
-    /// The receiver's cursor: the difference is all that came since, up to this place.
-    Cursor(Place),
+    /// The receiver's cursor: the difference is all that came since, up to the [`PlaceOf`] that the sender said last.
+    Cursor,
     /// A comparison: with what is equal it is all that there is, up to this place.
     Comparison(u64, Place),
     /// A [`Request`] of the comparison with this number.

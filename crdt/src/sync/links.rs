@@ -248,9 +248,10 @@ impl Engine {
         }
     }
 
-    /// The peer lacks a log from `seq` + 1 on.
+    /// The peer lacks a log from `seq` + 1 on. It may know so before this side has heard what the peer has, as that travels on
+    /// the other stream: then the changes follow once it has.
     pub(super) fn wanted(&mut self, id: LinkId, actor: Actor, seq: u64) {
-        let is_entitled = |link: &&mut Link| link.phase == Phase::Ready && link.is_member;
+        let is_entitled = |link: &&mut Link| link.phase != Phase::Greeting && link.is_member;
         let Some(link) = self.links.get_mut(&id).filter(is_entitled) else { return };
         let Some(state) = self.replica.logs.get(&actor).filter(|state| state.stored > seq) else { return };
         let is_history = state.stored - seq > RUN_CHANGES_MAX as u64 && !state.log.document.kind().has_many_writers();

@@ -1,9 +1,7 @@
 //! What comes from peers: frames, runs and statements.
 
 use super::foresight::Verdict;
-use super::frame::{
-    Changes, Credit, FRAGMENT, Fragment, Frame, Hello, Name, PROTOCOL_RANGE, STATEMENT, Statement,
-};
+use super::frame::{Changes, Credit, FRAGMENT, Fragment, Frame, Hello, Name, PROTOCOL_RANGE, STATEMENT, Statement};
 use super::link::{Phase, signers_digest};
 use super::missing::{Item, Word};
 use super::origins::Origin;

@@ -199,7 +199,11 @@ fn timed(changes: u64, work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Res
 fn ingest(fleet: &Fleet, load: &Load, threads: usize, stored: impl FnMut(&Batch)) -> anyhow::Result<Rates> {
     let (mut node, _folder) = fleet.node()?;
     let syncing = Syncing::start(node.store.clone());
-    let frames = load.frames.iter().map(|bytes| LinkFrame { link: LINK, channel: Channel::Data, bytes: bytes.clone() }).collect();
+    let frames = load
+        .frames
+        .iter()
+        .map(|bytes| LinkFrame { link: LINK, channel: Channel::Data, bytes: bytes.clone() })
+        .collect();
     let rates = timed(load.changes, || node.frames(frames, threads, stored))?;
     drop(syncing);
     let changes = node.engine.replica().changes();

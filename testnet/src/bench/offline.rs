@@ -117,6 +117,6 @@ impl Offline {
         };
         self.frame(link, &Frame::Hello(hello))?;
         let place = Place { generation: 1, position: 0 };
-        self.frame(link, &Frame::Place(PlaceOf { place, items: 0, is_equal: false }))
+        self.frame(link, &Frame::Place(PlaceOf { place, items_bits: 0, is_equal: false }))
     }
 }

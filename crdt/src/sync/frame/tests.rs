@@ -41,14 +41,14 @@ fn frames() -> Vec<Frame> {
         Frame::Want(vec![(Actor([0xaa; 16]), 300)]),
         Frame::Statement(Statement { origin: Some(DeviceId([2; 32])), parts: parts() }),
         Frame::HaveStatements(vec![(StatementId([0xcc; 32]), 0xdead_beef)]),
-        Frame::Place(PlaceOf { place: PLACE, items: 300, is_equal: true }),
+        Frame::Place(PlaceOf { place: PLACE, items_bits: 9, is_equal: true }),
         Frame::Ranges(Ranges { number: 300, place: PLACE, prints: vec![[7; 6]; RANGES] }),
         Frame::Ranges(Ranges { number: 300, place: PLACE, prints: vec![] }),
         Frame::Parts(Parts { number: 300, ranges: vec![(0xff, [[7; 6]; RANGE_BUCKETS])] }),
         Frame::Items(Items { number: 300, buckets: vec![(0xfff, vec![([8; 4], [9; 2], 300)])], is_last: true }),
         Frame::Request(Request { number: 300, ids: vec![(0xfff, [8; 4])], is_last: true }),
         difference(None),
-        difference(Some(End::Cursor(PLACE))),
+        difference(Some(End::Cursor)),
         difference(Some(End::Comparison(300, PLACE))),
         difference(Some(End::Request(300))),
         difference(Some(End::Part)),
@@ -104,7 +104,7 @@ const GOLDEN: &str = "\
 04040404040404040404040404040404050505050505050505050505050505050505050505050505050505050505050505050505050505\
 05050505050505050505050505050505050505050505050505
 1201cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccceffdb6f50d
-13ac0205ac0201
+13ac02050901
 0eac02ac020580020707070707070707… 1544 bytes, 5c7462bd9dfaef55e1ee8c4c4c1fb4bd382e4d45c7917b3252f7073035f43b9e
 0eac02ac020500
 14ac0201ff0707070707070707070707070707070707070707070707070707070707070707070707070707070707070707070707070707\
@@ -114,7 +114,7 @@ const GOLDEN: &str = "\
 1601aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac020401cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc05\
 00
 1601aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac020401cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc05\
-0100ac0205
+0100
 1601aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac020401cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc05\
 0101ac02ac0205
 1601aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac020401cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc05\
@@ -124,8 +124,7 @@ const GOLDEN: &str = "\
 1601aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac020401cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc05\
 010401
 0dac02ad02
-17010201\
-02
+1701020102
 ";
 
 #[test]

@@ -73,9 +73,9 @@ fn small_frames(world: &World) -> BoxedStrategy<Frame> {
         number().prop_map(Frame::Probe),
         number().prop_map(Frame::ProbeAnswer),
         (number(), number()).prop_map(|(received, limit)| Frame::Credit(Credit { received, limit })),
-        (place(), number(), any::<bool>()).prop_map(|(place, items, is_equal)| Frame::Place(PlaceOf {
+        (place(), any::<u8>(), any::<bool>()).prop_map(|(place, items_bits, is_equal)| Frame::Place(PlaceOf {
             place,
-            items,
+            items_bits,
             is_equal
         })),
         ask.prop_map(|(mode, others, first, named, origins)| Frame::Ask(Ask { mode, others, first, named, origins })),
@@ -88,7 +88,7 @@ fn small_frames(world: &World) -> BoxedStrategy<Frame> {
 fn compared_frames(world: &World) -> BoxedStrategy<Frame> {
     let logs = vec((pick(&world.actors, Actor([9; 16])), number(), any::<u32>()), 0..4);
     let end = prop_oneof![
-        place().prop_map(End::Cursor),
+        Just(End::Cursor),
         (0..3u64, place()).prop_map(|(number, place)| End::Comparison(number, place)),
         (0..3u64).prop_map(End::Request),
         Just(End::Part),

@@ -12,6 +12,7 @@ use crate::sync::{Channel, Edit, Input, LinkId, Reply};
 
 const ROOT: u8 = 6;
 const RANGES_FRAME: u8 = 14;
+const WANT: u8 = 16;
 const PLACE: u8 = 19;
 const DIFFERENCE: u8 = 22;
 const FIRST: Place = Place { generation: 1, position: 0 };
@@ -144,7 +145,7 @@ fn ranges_find_what_differs_on_both_sides() {
         cluster.write(0, Kind::Device, "a", Value::Int(3));
         cluster.write(1, Kind::Environment, "a", Value::Int(3));
         cluster.run_until_quiescent();
-        let copies = cluster.frames(CHANGES);
+        let (copies, wants) = (cluster.frames(CHANGES), cluster.frames(WANT));
         let kinds = frames_while(&mut cluster, |cluster| {
             cluster.connect_all();
             cluster.run_until_quiescent();
@@ -153,6 +154,9 @@ fn ranges_find_what_differs_on_both_sides() {
         assert!(kinds.contains(&RANGES_FRAME), "{kinds:?}");
         let missing = 2 * documents.min(40) + 2;
         assert_eq!(cluster.frames(CHANGES) - copies, missing, "each change that was missing came once");
+        // Each side asks for what it knows, and one of them for what it had to ask the names of.
+        let asked = cluster.frames(WANT) - wants;
+        assert!(asked <= 3, "{documents}: a request that overtakes what it answers is heard: {asked}");
     }
 }
 
@@ -215,7 +219,7 @@ fn who_says_that_it_is_equal_and_is_not_hides_only_its_own() {
     cluster.run_until_quiescent();
     let far = crate::sync::frame::PlaceOf {
         place: Place { generation: 1, position: u64::MAX },
-        items: u64::MAX,
+        items_bits: u8::MAX,
         is_equal: true,
     };
     inject(&mut cluster, 0, &Frame::Place(far));
@@ -241,7 +245,7 @@ fn frames_of_no_comparison_change_nothing() {
         end(Some(End::Comparison(u64::MAX, last))),
         end(Some(End::Request(u64::MAX))),
         end(Some(End::Part)),
-        end(Some(End::Cursor(last))),
+        end(Some(End::Cursor)),
     ] {
         inject(&mut cluster, 0, &frame);
     }

@@ -11,7 +11,7 @@ use crate::store::MemoryStore;
 use crate::sync::frame::{
     Changes, FRAME_BYTES_MAX, Frame, Hello, Name, PROTOCOL_RANGE, Place, PlaceOf, Scope, Statement,
 };
-use crate::sync::{Changed, Config, Effect, Engine, Input, Judged, LinkFrame, LinkId, RequestId};
+use crate::sync::{Changed, Channel, Config, Effect, Engine, Input, Judged, LinkFrame, LinkId, RequestId};
 
 const NOW: Time = Time(1_000_000);
 const LINKS: [LinkId; 2] = [LinkId(1), LinkId(2)];
@@ -53,7 +53,7 @@ impl Receiver {
                 frame_bytes_max: FRAME_BYTES_MAX as u32,
             };
             let place = Place { generation: 1, position: 0 };
-            let place = PlaceOf { place, items: 0, is_equal: false };
+            let place = PlaceOf { place, items_bits: 0, is_equal: false };
             receiver.one_by_one(&[framed(link, &Frame::Hello(hello)), framed(link, &Frame::Place(place))]);
         }
         receiver

@@ -151,7 +151,7 @@ fn a_difference_from_the_future_is_only_a_claim() {
     let mut cluster = pair(6);
     let actor = *cluster.nodes[0].engine.replica().logs().keys().next().unwrap();
     let logs = vec![(actor, u64::MAX, 0), (crate::id::Actor([9; 16]), 5, 0)];
-    let end = Some(End::Cursor(Place { generation: u64::MAX, position: u64::MAX }));
+    let end = Some(End::Cursor);
     inject(&mut cluster, 0, Frame::Difference(Difference { logs, statements: vec![], end }).encode());
     inject(&mut cluster, 0, Frame::Want(vec![(actor, u64::MAX)]).encode());
     inject(&mut cluster, 0, Frame::Have(vec![(actor, u64::MAX)]).encode());
