@@ -17,7 +17,7 @@ const CREDIT_BYTES_FIRST: u64 = 1 << 20;
 /// A receiver tells after so many bytes: less than what may be on its way at least, or both would wait.
 const TELL_BYTES: u64 = WINDOW_MIN / 2;
 /// What may be on its way before anything is measured, bytes.
-const WINDOW_FIRST: u64 = 64 << 10;
+const WINDOW_FIRST: u64 = 128 << 10;
 /// What may be on its way at least, bytes.
 const WINDOW_MIN: u64 = 8 << 10;
 /// How long what is on its way may take beyond a round trip, microseconds.

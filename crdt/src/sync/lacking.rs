@@ -6,7 +6,7 @@ use crate::id::{Actor, StatementId};
 use crate::schema::Class;
 
 /// Every so many frames another class than the most urgent one is served, all that wait in turn: so none starves.
-const SHARE_TURN: u64 = 8;
+pub(super) const SHARE_TURN: u64 = 8;
 
 /// What can be lacking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

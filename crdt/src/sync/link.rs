@@ -172,6 +172,8 @@ pub(super) struct Link {
     pub(super) lacking: Lacking,
     /// Frames of the data stream that are next, in parts, with their class.
     pub(super) pieces: VecDeque<(Class, Vec<u8>)>,
+    /// How many more urgent frames have gone before what is next of them.
+    pub(super) overtaken: u64,
     /// Whether a comparison's frame went before a change.
     pub(super) has_compared: bool,
     pub(super) outflow: Outflow,
@@ -245,6 +247,7 @@ impl Link {
             touched_statements: BTreeSet::new(),
             lacking: Lacking::default(),
             pieces: VecDeque::new(),
+            overtaken: 0,
             has_compared: false,
             outflow: Outflow::new(now),
             paced_by: None,

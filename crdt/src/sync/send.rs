@@ -1,7 +1,7 @@
 //! Sending: control frames, what peers lack in the order of its class, and what time brings.
 
 use super::frame::{Changes, ENTRIES_MAX, Frame, Name, Statement, cut};
-use super::lacking::Need;
+use super::lacking::{Need, SHARE_TURN};
 use super::link::{CONTROL_BYTES_MAX, Link, Phase, channel_slot, signers_digest};
 use super::replica::read_run_within;
 use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS};
@@ -88,11 +88,17 @@ impl Engine {
         let next = link.lacking.next().filter(|_| link.phase == Phase::Ready);
         let under_way = link.pieces.front().map(|(class, _)| *class);
         match (under_way, next) {
-            (Some(class), Some(next)) if next.0 < class => match self.send_need(now, staged, id, next) {
-                Sent::Stop => self.send_piece(now, id),
-                sent => sent,
-            },
-            (Some(_), _) => self.send_piece(now, id),
+            (Some(class), Some(next)) if next.0 < class && link.overtaken < SHARE_TURN => {
+                link.overtaken += 1;
+                match self.send_need(now, staged, id, next) {
+                    Sent::Stop => self.send_piece(now, id),
+                    sent => sent,
+                }
+            }
+            (Some(_), _) => {
+                link.overtaken = 0;
+                self.send_piece(now, id)
+            }
             (None, Some(_)) if std::mem::take(&mut link.has_compared) => self.send_next(now, staged, id),
             (None, _) if self.take_compared(id) => self.send_piece(now, id),
             (None, _) => self.send_next(now, staged, id),
@@ -157,7 +163,8 @@ impl Engine {
         }
         link.has_compared = true;
         let parts = cut(frame, link.outflow.frame_bytes());
-        link.pieces.extend(parts.into_iter().map(|part| (Class::Release, part)));
+        // What differs is not known before it is said, so nothing overtakes it; changes go in turn with it.
+        link.pieces.extend(parts.into_iter().map(|part| (Class::Membership, part)));
         true
     }
 

@@ -22,6 +22,7 @@ use super::{Format, note};
 
 mod base;
 mod exchange;
+mod urgent;
 
 /// The link.
 const WIRE: Wire = Wire { delay_us: 50_000, rate: 20_000_000 / 8 };
@@ -48,6 +49,9 @@ pub(crate) struct ReconcileArgs {
     /// Logs on both sides; of fewer, a thousand that differ would be too large a part to be told by a cursor
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(4000..=1_000_000))]
     logs: u32,
+    /// History that is on its way while stops are sent, MiB
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=4096))]
+    backlog_mib: u32,
     /// Prints what was sent, by type of frame and direction
     #[arg(long)]
     verbose: bool,
@@ -91,7 +95,9 @@ pub(crate) fn run(args: &ReconcileArgs) -> anyhow::Result<Report> {
     bench.missed()?;
     bench.healed_by_cursors()?;
     bench.without_cursors()?;
-    Ok(bench.report)
+    let Bench { mut report, .. } = bench;
+    report.extend(urgent::rows(args.backlog_mib)?);
+    Ok(report)
 }
 
 impl Bench<'_> {

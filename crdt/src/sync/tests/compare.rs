@@ -15,6 +15,8 @@ const RANGES_FRAME: u8 = 14;
 const WANT: u8 = 16;
 const PLACE: u8 = 19;
 const DIFFERENCE: u8 = 22;
+const PARTS: u8 = 20;
+const FRAGMENT: u8 = 23;
 const FIRST: Place = Place { generation: 1, position: 0 };
 
 /// Writes a shared document of its own number through a node.
@@ -302,4 +304,24 @@ fn who_takes_and_never_acknowledges_is_closed() {
     assert_eq!(cluster.nodes[0].closed, ["the peer takes and acknowledges nothing"]);
     let sent = cluster.nodes[0].payload_bytes - sent;
     assert!(sent < 200_000, "{sent} bytes were sent to a peer that acknowledged none");
+}
+
+/// While a long history is on its way, what differs is found all the same.
+#[test]
+fn a_comparison_is_not_kept_back_by_a_backlog() {
+    let mut cluster = Cluster::new(2, 15);
+    (0..600).for_each(|number| write_config(&mut cluster, 0, number, 1));
+    cluster.delay_ms = (400, 400);
+    cluster.connect_all();
+    while cluster.frames(CHANGES) == 0 {
+        cluster.run_for(10);
+    }
+    let changes = cluster.frames(CHANGES);
+    inject(&mut cluster, 0, &Frame::Ranges(Ranges { number: 1, place: FIRST, prints: vec![[9; 6]; RANGES] }));
+    // The answer is long: it may go in parts.
+    while cluster.frames(PARTS) + cluster.frames(FRAGMENT) == 0 {
+        cluster.run_for(10);
+    }
+    let sent = cluster.frames(CHANGES) - changes;
+    assert!(changes + sent < 590, "it was answered after {changes} and {sent} changes");
 }

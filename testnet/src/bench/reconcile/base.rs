@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use crdt::change::sign;
 use crdt::schema::{DocumentName, Value};
+use crdt::statement::{Body, Removal, SignedStatement};
 use crdt::store::{Batch, LogStore, MemoryStore, TABLES};
 use crdt::sync::{Config, Edit, Engine, Input, Replica, Reply};
 
@@ -92,9 +93,13 @@ impl Base {
     }
 
     fn write(&self, node: &mut Node, now_us: u64, document: usize, value: i64) -> anyhow::Result<Sent> {
+        self.edit(node, now_us, document, vec![Edit { path: "a".to_owned(), value: Some(Value::Int(value)) }])
+    }
+
+    /// An operator edits a document on a node.
+    pub(crate) fn edit(&self, node: &mut Node, now_us: u64, document: usize, edits: Vec<Edit>) -> anyhow::Result<Sent> {
         let operator = &self.fleet.operators[0];
         let document = DocumentName::config(&format!("c{document:06}")).context("a document's name")?;
-        let edits = vec![Edit { path: "a".to_owned(), value: Some(Value::Int(value)) }];
         let author = key_of(operator);
         let mut sent = Sent::new();
         let prepared =
@@ -107,6 +112,16 @@ impl Base {
             Reply::Written { .. } => Ok(sent),
             reply => bail!("a change was not taken: {reply:?}"),
         }
+    }
+}
+
+impl Base {
+    /// A statement of class `stop`, as an operator signs it.
+    pub(crate) fn stop(&self, number: u64) -> SignedStatement {
+        let body = Body::Removal(Removal { device: self.fleet.device(0), reason: String::new() });
+        let mut statement = body.into_statement(Some(self.fleet.id), &[], number);
+        (statement.kind, statement.subject) = ("stop".to_owned(), format!("rollout-{number}"));
+        statement.sign(&self.fleet.operators[0])
     }
 }
 

@@ -62,11 +62,11 @@ fn what_is_written_on_one_is_on_the_other_after_a_cut() {
 
 #[test]
 fn few_logs_show_what_many_do() {
-    let args = ReconcileArgs { logs: 4000, verbose: true, output: Format::Json };
+    let args = ReconcileArgs { logs: 4000, backlog_mib: 16, verbose: true, output: Format::Json };
     let report: Value = serde_json::from_str(&run(&args).unwrap().to_json().unwrap()).unwrap();
     let rows: BTreeMap<&str, &Value> =
         report["rows"].as_array().unwrap().iter().map(|row| (row["name"].as_str().unwrap(), row)).collect();
-    assert_eq!(rows.len(), 2 + 2 * MISSED.len() + DIFFERING.len() + 4);
+    assert_eq!(rows.len(), 2 + 2 * MISSED.len() + DIFFERING.len() + 4 + 3);
     let row = |what: &str| {
         let found = rows.iter().find(|(name, _)| name.starts_with(what));
         found.map_or_else(|| panic!("no row of {what}"), |(_, row)| *row)
@@ -80,4 +80,5 @@ fn few_logs_show_what_many_do() {
     let times = ["with cursors (", "no cursor ("]
         .map(|how| row(&format!("heal with {HEALED} changed documents, {how}"))["value"].as_f64().unwrap());
     assert!(200.0 < times[0] && times[0] < times[1], "{times:?}");
+    assert_eq!(row("stop behind 16 MiB")["pass"], true);
 }
