@@ -88,7 +88,7 @@ pub enum Input {
     },
     /// The store has a batch, as durably as was asked.
     Persisted(Token),
-    /// Time passed; see [`Engine::poll_timeout`].
+    /// Time passed; see [`Engine::poll_timeout`](super::Engine::poll_timeout).
     Timer,
     /// A payload frame came, and there is no room on the disk for what it brings.
     Dropped {
