@@ -80,6 +80,8 @@ pub(super) struct Standing {
     /// What stood beside our root, and the peer's.
     own: Option<PlaceOf>,
     pub(super) peer: Option<PlaceOf>,
+    /// Where the peer's order stood in the greeting: a later place may overtake what a cursor brings.
+    greeted: Option<Place>,
     /// The name of the peer's order, and how far it has ours, as its `Hello` says.
     pub(super) generation: u64,
     pub(super) cursor: Option<Place>,
@@ -164,6 +166,7 @@ impl Engine {
         let standing = &mut link.standing;
         let (Some(own_root), Some(own)) = (link.sent_root, standing.own) else { return Ok(()) };
         let (Some(peer_root), Some(peer)) = (link.peer_root, standing.peer) else { return Ok(()) };
+        standing.greeted = Some(peer.place);
         if own_root == peer_root {
             standing.is_equal = true;
             standing.settles = Some(peer.place);
@@ -454,7 +457,7 @@ impl Engine {
         let standing = &mut link.standing;
         match difference.end {
             None | Some(End::Part) => return,
-            Some(End::Cursor) => standing.settles = standing.peer.map(|peer| peer.place),
+            Some(End::Cursor) => standing.settles = standing.greeted,
             Some(End::Comparison(number, place)) => {
                 let Some(comparison) = standing.take(number) else { return };
                 standing.settles = Some(place);

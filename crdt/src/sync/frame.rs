@@ -176,7 +176,7 @@ pub struct Difference {
 /// What a [`Difference`] was the answer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
-    /// The receiver's cursor: the difference is all that came since, up to the [`PlaceOf`] that the sender said last.
+    /// The receiver's cursor: the difference is all that came since, up to the [`PlaceOf`] that the sender said in the greeting.
     Cursor,
     /// A comparison: with what is equal it is all that there is, up to this place.
     Comparison(u64, Place),
