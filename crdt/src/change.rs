@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Actor, ChainHash, ChangeHash, DeviceId, FleetId, Key};
 use crate::schema::DocumentName;
-use crate::statement::{SignatureBytes, verifies};
+use crate::statement::SignatureBytes;
 use crate::verifier::Verifier;
 
 /// Largest raw Automerge change, bytes.
@@ -76,7 +76,7 @@ pub fn is_vouched(
     chain: &ChainHash,
     signature: &SignatureBytes,
 ) -> bool {
-    verifies(author, &signing_bytes(fleet, actor, seq, chain), &signature.0)
+    Verifier::new(author).is_some_and(|author| is_vouched_by(&author, fleet, actor, seq, chain, signature))
 }
 
 /// As [`is_vouched`], with the author's key parsed.

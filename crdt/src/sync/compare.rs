@@ -47,15 +47,14 @@ pub(super) struct Comparison {
     /// Where this node's order stood when it began.
     own: Place,
     side: Side,
-    /// Whether the peer lacks something, or has something.
-    has_found: bool,
 }
 
 #[derive(Debug, Clone)]
 enum Side {
-    /// This node began; whether its items are said or on their way.
+    /// This node began; whether its items are said or on their way, and whether something was found to differ.
     Begins {
         has_items: bool,
+        has_found: bool,
     },
     Answers(Box<Answers>),
 }
@@ -124,6 +123,13 @@ impl Standing {
         let since = if earned > 0 { now } else { since };
         self.allowance = (since, used + 1);
         used < ALLOWANCE_MAX
+    }
+
+    /// The comparison that this node began finds something.
+    fn differs(&mut self) {
+        if let Some(Comparison { side: Side::Begins { has_found, .. }, .. }) = &mut self.comparison {
+            *has_found = true;
+        }
     }
 
     /// Ends the comparison that runs, if it is this one.
@@ -265,9 +271,9 @@ impl Engine {
         let prints = if says_all { Vec::new() } else { range_prints(self, number) };
         let buckets = says_all.then(|| all_buckets(self));
         let Some(link) = self.links.get_mut(&id) else { return };
-        let side = Side::Begins { has_items: says_all };
+        let side = Side::Begins { has_items: says_all, has_found: false };
         let standing = &mut link.standing;
-        standing.comparison = Some(Comparison { number, own, side, has_found: false });
+        standing.comparison = Some(Comparison { number, own, side });
         standing.begun = Some(number);
         (standing.begun_at, standing.due) = (Some(now), None);
         standing.over_by = Some(now.plus_millis(COMPARE_TIMEOUT_MS));
@@ -300,7 +306,7 @@ impl Engine {
         let Ranges { number, place, prints } = ranges;
         let answers = Answers { place, takes_all: prints.is_empty(), next: 0, current: None, found: Found::default() };
         let side = Side::Answers(Box::new(answers));
-        standing.comparison = Some(Comparison { number, own, side, has_found: false });
+        standing.comparison = Some(Comparison { number, own, side });
         standing.over_by = Some(now.plus_millis(COMPARE_TIMEOUT_MS));
         if prints.is_empty() {
             return Ok(());
@@ -326,7 +332,7 @@ impl Engine {
         let Some(comparison) = link.standing.comparison.as_mut().filter(|own| own.number == parts.number) else {
             return;
         };
-        let Side::Begins { has_items } = &mut comparison.side else { return };
+        let Side::Begins { has_items, .. } = &mut comparison.side else { return };
         if std::mem::replace(has_items, true) {
             return;
         }
@@ -411,9 +417,7 @@ impl Engine {
         if link.standing.begun != Some(request.number) {
             return;
         }
-        if let Some(comparison) = &mut link.standing.comparison {
-            comparison.has_found = true;
-        }
+        link.standing.differs();
         let key = RangeKey::new(request.number);
         let (mut logs, mut statements) = (VecDeque::new(), BTreeSet::new());
         for ids in request.ids.chunk_by(|(one, _), (next, _)| one == next) {
@@ -448,8 +452,8 @@ impl Engine {
         if let Some(by) = &mut link.standing.over_by {
             *by = now.plus_millis(COMPARE_TIMEOUT_MS);
         }
-        if let Some(comparison) = &mut link.standing.comparison {
-            comparison.has_found |= !difference.logs.is_empty() || !difference.statements.is_empty();
+        if !difference.logs.is_empty() || !difference.statements.is_empty() {
+            link.standing.differs();
         }
         self.take_difference(id, &difference.logs, &difference.statements);
         self.check_claims(id);
@@ -461,7 +465,8 @@ impl Engine {
             Some(End::Comparison(number, place)) => {
                 let Some(comparison) = standing.take(number) else { return };
                 standing.settles = Some(place);
-                self.judge_vain(now, staged, id, !comparison.has_found);
+                let is_vain = matches!(comparison.side, Side::Begins { has_found: false, .. });
+                self.judge_vain(now, staged, id, is_vain);
             }
             Some(End::Request(number)) => {
                 let Some((_, place)) = standing.requested.take_if(|(asked, _)| *asked == number) else { return };

@@ -28,8 +28,11 @@ impl Engine {
 
     /// Queues a control frame; what the peer does not read in time closes the session.
     pub(super) fn send_control(&mut self, id: LinkId, frame: &Frame) {
+        self.send_control_bytes(id, frame.encode());
+    }
+
+    fn send_control_bytes(&mut self, id: LinkId, bytes: Vec<u8>) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        let bytes = frame.encode();
         link.control_bytes += bytes.len();
         link.control.push_back(bytes);
         if link.control_bytes > CONTROL_BYTES_MAX {
@@ -135,10 +138,11 @@ impl Engine {
         link.lacking.served(class);
         let origin = self.statement_origins.get(&statement).map(|origin| self.origins.device(*origin));
         let frame = Frame::Statement(Statement { origin, parts: entry.signed.parts() });
-        let bytes = frame.encode().len();
-        link.outflow.sent(now, bytes);
-        self.send_control(id, &frame);
-        Sent::Bytes(bytes)
+        let bytes = frame.encode();
+        let length = bytes.len();
+        link.outflow.sent(now, length);
+        self.send_control_bytes(id, bytes);
+        Sent::Bytes(length)
     }
 
     /// Sends the next part of what was begun on the data stream.
