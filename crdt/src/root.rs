@@ -4,8 +4,11 @@
 //! A bucket is BLAKE3 over its items in the order of their ids; 64 buckets make a group, 64 groups the root.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+#[cfg(test)]
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::id::{Actor, ChangeHash, Key, Root, StatementId};
 
@@ -40,7 +43,8 @@ impl Item {
         *hasher.finalize().as_bytes()
     }
 
-    fn bucket(&self) -> u16 {
+    /// Where it lies in the tree.
+    pub fn bucket(&self) -> u16 {
         let hash = self.hash(None);
         u16::from(hash[0]) << 4 | u16::from(hash[1] >> 4)
     }
@@ -79,117 +83,131 @@ impl RangeKey {
     }
 }
 
-/// A Merkle tree over items; changes cost one bucket, one group and the root, when the root is asked for.
-#[derive(Debug, Clone)]
-pub struct Tree {
-    items: BTreeMap<(u16, Item), [u8; 32]>,
-    digests: RefCell<Digests>,
+/// The items of a tree, wherever they are kept.
+pub trait Items {
+    /// Visits the items of a bucket with their values, ascending.
+    fn visit(&self, bucket: u16, visit: &mut dyn FnMut(&Item, &[u8]));
 }
 
+/// What a log's item says of it.
+pub fn log_value(seq: u64, head: &ChangeHash) -> [u8; 40] {
+    let mut value = [0; 40];
+    value[..8].copy_from_slice(&seq.to_be_bytes());
+    value[8..].copy_from_slice(&head.0);
+    value
+}
+
+/// The Merkle tree over items that are kept elsewhere. A change costs one bucket, one group and the root, when they are
+/// asked for.
 #[derive(Debug, Clone)]
-struct Digests {
+pub struct Digests {
+    known: RefCell<Known>,
+}
+
+type Group = [[u8; 32]; GROUP_BUCKETS];
+
+#[derive(Debug, Clone)]
+struct Known {
     dirty: BTreeSet<u16>,
-    buckets: Vec<[u8; 32]>,
-    groups: Vec<[u8; 32]>,
+    /// Shared by the copies of a tree until they change them.
+    buckets: Vec<Arc<Group>>,
+    groups: [[u8; 32]; GROUPS],
     root: Root,
 }
 
-impl Default for Tree {
+impl Default for Digests {
     fn default() -> Self {
-        let empty = *blake3::hash(&[]).as_bytes();
-        let group = *blake3::hash(&empty.repeat(GROUP_BUCKETS)).as_bytes();
-        let root = Root(*blake3::hash(&group.repeat(GROUPS)).as_bytes());
-        let digests =
-            Digests { dirty: BTreeSet::new(), buckets: vec![empty; BUCKETS], groups: vec![group; GROUPS], root };
-        Tree { items: BTreeMap::new(), digests: RefCell::new(digests) }
+        let empty = [*blake3::hash(&[]).as_bytes(); GROUP_BUCKETS];
+        let groups = [*blake3::hash(empty.as_flattened()).as_bytes(); GROUPS];
+        let root = Root(*blake3::hash(groups.as_flattened()).as_bytes());
+        let known = Known { dirty: BTreeSet::new(), buckets: vec![Arc::new(empty); GROUPS], groups, root };
+        Digests { known: RefCell::new(known) }
     }
 }
 
-impl Tree {
-    /// Sets a log's head.
-    pub fn set_log(&mut self, actor: Actor, seq: u64, head: &ChangeHash) {
-        let value = [&seq.to_be_bytes()[..], &head.0].concat();
-        self.set(Item::Log(actor), &value);
-    }
-
-    /// Sets the signature of a statement by one signer.
-    pub fn set_signature(&mut self, id: StatementId, signer: Key, signature: &[u8; 64]) {
-        self.set(Item::Statement(id, signer), signature);
-    }
-
-    fn set(&mut self, item: Item, value: &[u8]) {
-        let bucket = item.bucket();
-        self.items.insert((bucket, item), item.hash(Some(value)));
-        self.digests.get_mut().dirty.insert(bucket);
-    }
-
-    /// Takes an item away.
-    pub fn remove(&mut self, item: &Item) {
-        let bucket = item.bucket();
-        if self.items.remove(&(bucket, *item)).is_some() {
-            self.digests.get_mut().dirty.insert(bucket);
-        }
-    }
-
-    /// The number of items.
-    pub fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    /// Whether there are no items.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
-    /// The items of a bucket, ascending.
-    pub fn bucket(&self, bucket: u16) -> impl Iterator<Item = &Item> {
-        let lowest = Item::Log(Actor([0; 16]));
-        self.items
-            .range((bucket, lowest)..)
-            .map(|((of, item), _)| (of, item))
-            .take_while(move |(of, _)| **of == bucket)
-            .map(|(_, item)| item)
-    }
-
-    /// The first bucket from `from` on that has items.
-    pub fn next_bucket(&self, from: u16) -> Option<u16> {
-        self.items.range((from, Item::Log(Actor([0; 16])))..).next().map(|((bucket, _), _)| *bucket)
+impl Digests {
+    /// An item of this bucket has come, has changed or is gone.
+    pub fn touch(&mut self, bucket: u16) {
+        self.known.get_mut().dirty.insert(bucket);
     }
 
     /// A keyed fingerprint over the buckets of a range: equal where their items are equal.
-    pub fn print(&self, key: &RangeKey, buckets: Range<usize>) -> [u8; 6] {
-        self.refresh();
-        key.print(self.digests.borrow().buckets[buckets].as_flattened())
+    pub fn print(&self, items: &impl Items, key: &RangeKey, buckets: Range<usize>) -> [u8; 6] {
+        self.refresh(items);
+        let known = self.known.borrow();
+        let digests = buckets.map(|bucket| known.buckets[bucket / GROUP_BUCKETS][bucket % GROUP_BUCKETS]);
+        key.print(digests.collect::<Vec<_>>().as_flattened())
     }
 
     /// The root.
-    pub fn root(&self) -> Root {
-        self.refresh();
-        self.digests.borrow().root
+    pub fn root(&self, items: &impl Items) -> Root {
+        self.refresh(items);
+        self.known.borrow().root
     }
 
     /// Computes anew what changed since it was asked for last.
-    fn refresh(&self) {
-        let mut digests = self.digests.borrow_mut();
-        let dirty = std::mem::take(&mut digests.dirty);
+    fn refresh(&self, items: &impl Items) {
+        let mut known = self.known.borrow_mut();
+        let dirty = std::mem::take(&mut known.dirty);
         if dirty.is_empty() {
             return;
         }
         let mut groups = BTreeSet::new();
         for bucket in dirty {
             let mut hasher = blake3::Hasher::new();
-            let lowest = Item::Log(Actor([0; 16]));
-            for (_, hash) in self.items.range((bucket, lowest)..).take_while(|((of, _), _)| *of == bucket) {
-                hasher.update(hash);
-            }
-            digests.buckets[usize::from(bucket)] = *hasher.finalize().as_bytes();
-            groups.insert(usize::from(bucket) / GROUP_BUCKETS);
+            items.visit(bucket, &mut |item, value| {
+                hasher.update(&item.hash(Some(value)));
+            });
+            let at = usize::from(bucket);
+            Arc::make_mut(&mut known.buckets[at / GROUP_BUCKETS])[at % GROUP_BUCKETS] = *hasher.finalize().as_bytes();
+            groups.insert(at / GROUP_BUCKETS);
         }
         for group in groups {
-            let range = group * GROUP_BUCKETS..(group + 1) * GROUP_BUCKETS;
-            digests.groups[group] = *blake3::hash(digests.buckets[range].as_flattened()).as_bytes();
+            known.groups[group] = *blake3::hash(known.buckets[group].as_flattened()).as_bytes();
         }
-        digests.root = Root(*blake3::hash(digests.groups.as_flattened()).as_bytes());
+        known.root = Root(*blake3::hash(known.groups.as_flattened()).as_bytes());
+    }
+}
+
+/// A tree with items of its own.
+#[cfg(test)]
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tree {
+    items: BTreeMap<(u16, Item), Vec<u8>>,
+    digests: Digests,
+}
+
+#[cfg(test)]
+impl Items for BTreeMap<(u16, Item), Vec<u8>> {
+    fn visit(&self, bucket: u16, visit: &mut dyn FnMut(&Item, &[u8])) {
+        let from = (bucket, Item::Log(Actor([0; 16])));
+        let of_bucket = self.range(from..).take_while(|((of, _), _)| *of == bucket);
+        of_bucket.for_each(|((_, item), value)| visit(item, value));
+    }
+}
+
+#[cfg(test)]
+impl Tree {
+    pub(crate) fn set(&mut self, item: Item, value: &[u8]) {
+        self.items.insert((item.bucket(), item), value.to_vec());
+        self.digests.touch(item.bucket());
+    }
+
+    pub(crate) fn remove(&mut self, item: &Item) {
+        self.items.remove(&(item.bucket(), *item));
+        self.digests.touch(item.bucket());
+    }
+
+    pub(crate) fn root(&self) -> Root {
+        self.digests.root(&self.items)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    fn print(&self, key: &RangeKey, buckets: Range<usize>) -> [u8; 6] {
+        self.digests.print(&self.items, key, buckets)
     }
 }
 
@@ -197,57 +215,60 @@ impl Tree {
 mod tests {
     use super::*;
 
+    fn log(number: u8, seq: u64) -> (Item, [u8; 40]) {
+        (Item::Log(Actor([number; 16])), log_value(seq, &ChangeHash([1; 32])))
+    }
+
     #[test]
     fn equal_sets_have_equal_roots_in_any_order() {
-        let items: Vec<(Actor, u64)> = (0..200u8).map(|n| (Actor([n; 16]), u64::from(n) + 1)).collect();
         let mut forward = Tree::default();
         let mut backward = Tree::default();
         let empty = forward.root();
-        for (actor, seq) in &items {
-            forward.set_log(*actor, *seq, &ChangeHash([1; 32]));
+        for number in 0..200 {
+            let (item, value) = log(number, u64::from(number) + 1);
+            forward.set(item, &value);
             forward.root();
         }
-        for (actor, seq) in items.iter().rev() {
-            backward.set_log(*actor, *seq + 1, &ChangeHash([1; 32]));
-            backward.set_log(*actor, *seq, &ChangeHash([1; 32]));
+        for number in (0..200).rev() {
+            for seq in [2, 1] {
+                let (item, value) = log(number, u64::from(number) + seq);
+                backward.set(item, &value);
+            }
         }
         assert_eq!(forward.root(), backward.root());
-        backward.set_log(items[0].0, 9, &ChangeHash([1; 32]));
+        let (item, value) = log(0, 9);
+        backward.set(item, &value);
         assert_ne!(forward.root(), backward.root());
-        for (actor, _) in &items {
-            forward.remove(&Item::Log(*actor));
-        }
-        assert_eq!(forward.root(), empty);
-        assert!(forward.is_empty());
+        (0..200).for_each(|number| forward.remove(&log(number, 1).0));
+        assert_eq!((forward.root(), forward.len()), (empty, 0));
     }
 
     #[test]
     fn prints_differ_exactly_where_items_do() {
         let mut one = Tree::default();
-        for n in 0..200u8 {
-            one.set_log(Actor([n; 16]), 1, &ChangeHash([1; 32]));
+        for number in 0..200 {
+            let (item, value) = log(number, 1);
+            one.set(item, &value);
         }
         let mut other = one.clone();
-        other.set_log(Actor([7; 16]), 2, &ChangeHash([1; 32]));
-        let at = usize::from(Item::Log(Actor([7; 16])).bucket());
+        let (item, value) = log(7, 2);
+        other.set(item, &value);
         let (key, next) = (RangeKey::new(1), RangeKey::new(2));
         for bucket in 0..BUCKETS {
             let range = bucket..bucket + 1;
-            assert_eq!(one.print(&key, range.clone()) == other.print(&key, range), bucket != at, "{bucket}");
+            let is_equal = one.print(&key, range.clone()) == other.print(&key, range);
+            assert_eq!(is_equal, bucket != usize::from(item.bucket()), "{bucket}");
         }
         assert_ne!(one.print(&key, 0..BUCKETS), one.print(&next, 0..BUCKETS));
-        let walked: usize = std::iter::successors(one.next_bucket(0), |bucket| one.next_bucket(bucket + 1))
-            .map(|bucket| one.bucket(bucket).count())
-            .sum();
-        assert_eq!(walked, 200);
+        assert_ne!(one.print(&key, 0..BUCKETS), other.print(&key, 0..BUCKETS));
     }
 
     /// Golden: roots are compared between versions.
     #[test]
     fn golden_root() {
         let mut tree = Tree::default();
-        tree.set_log(Actor([1; 16]), 2, &ChangeHash([3; 32]));
-        tree.set_signature(StatementId([4; 32]), Key([5; 32]), &[6; 64]);
+        tree.set(Item::Log(Actor([1; 16])), &log_value(2, &ChangeHash([3; 32])));
+        tree.set(Item::Statement(StatementId([4; 32]), Key([5; 32])), &[6; 64]);
         assert_eq!(tree.root().to_string(), "b88dbef7fae3c4efafc469e4caa6d6b0ec4701611397d9462480de05652573d9");
     }
 }

@@ -16,6 +16,7 @@ use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
 use crate::store::{Durability, LogStore, Staged, StoreError};
 
 mod compare;
+mod devices;
 mod fetch;
 mod flow;
 mod foresight;
@@ -25,6 +26,7 @@ mod link;
 mod links;
 mod missing;
 mod modes;
+mod names;
 mod origins;
 mod pending;
 mod ports;
@@ -40,7 +42,7 @@ pub use frame::Channel;
 pub use link::LinkSummary;
 pub use modes::Mode;
 pub use ports::{Changed, Config, Edit, Effect, Input, LinkId, Parents, Reply, RequestId, Token};
-pub use replica::{AUDIT_MAX, LogState, OpenError, Replica, read_run};
+pub use replica::{AUDIT_MAX, Log, LogState, Logs, OpenError, Replica, read_run};
 
 use compare::Touched;
 use foresight::Foreseen;
@@ -126,19 +128,31 @@ impl Engine {
         let mut random = config.seed;
         let generation = next_random(&mut random) >> 32; // short on the wire
         let replica = Replica::open(config.fleet, store, generation)?;
-        Ok(Engine::on(Config { seed: random, ..config }, replica))
+        let mut engine = Engine::new(Config { seed: random, ..config }, replica, Origins::default());
+        let devices: Vec<DeviceId> = engine.replica.roster().devices().collect();
+        engine.note_origins(&devices);
+        // An own damaged log is never continued (PROTOCOL 10).
+        if engine.replica.damaged().any(|log| engine.is_own(&log.name())) {
+            engine.draw_incarnation();
+        }
+        Ok(engine)
     }
 
-    /// The engine on a replica that was opened on the same contents: a simulator opens one for many nodes.
-    pub fn on(config: Config, replica: Replica) -> Engine {
+    /// The same for another device, on a copy of what this one holds: a simulator makes many nodes of one. It has no links.
+    pub fn copy_for(&self, config: Config) -> Engine {
+        Engine::new(config, self.replica.clone(), self.origins.clone())
+    }
+
+    fn new(config: Config, replica: Replica, origins: Origins) -> Engine {
         let device = Key(config.key.verifying_key().to_bytes()).device();
         let random = config.seed;
-        let mut engine = Engine {
+        let order_stored = replica.order().position;
+        Engine {
             config,
             device,
             replica,
             links: BTreeMap::new(),
-            origins: Origins::default(),
+            origins,
             statement_origins: Recent::default(),
             missing: Missing::default(),
             pending: Pending::default(),
@@ -146,7 +160,7 @@ impl Engine {
             effects: VecDeque::new(),
             after: Vec::new(),
             unstored: VecDeque::new(),
-            order_stored: 0,
+            order_stored,
             touched: Touched::default(),
             durability: Durability::Written,
             next_token: 1,
@@ -157,15 +171,7 @@ impl Engine {
             unreadable: BTreeSet::new(),
             turn: 0,
             foreseen: Foreseen::default(),
-        };
-        engine.order_stored = engine.replica.order().position;
-        let devices: Vec<DeviceId> = engine.replica.roster().devices().collect();
-        engine.note_origins(&devices);
-        // An own damaged log is never continued (PROTOCOL 10).
-        if engine.replica.damaged().any(|state| engine.is_own(&state.log)) {
-            engine.draw_incarnation();
         }
-        engine
     }
 
     /// Takes what happened. Never panics on what a peer or a store gives.
@@ -197,6 +203,7 @@ impl Engine {
             }
             Input::Frame { link, channel, bytes } => {
                 self.receive(now, staged, link, &bytes)?;
+                self.settle_name(link, &bytes);
                 self.count_payload(link, channel, &bytes);
             }
             Input::Frames { frames, judged } => self.receive_frames(now, staged, frames, judged),
@@ -227,6 +234,9 @@ impl Engine {
     /// Hands the staged writes to the driver, and what must wait for them.
     fn finish(&mut self, now: Time, mut staged: Staged<'_>, store: &dyn LogStore) {
         self.settle_cursors(&mut staged);
+        for (log, name) in self.replica.logs.take_gone() {
+            self.links.values_mut().for_each(|link| link.names.gone(log, &name));
+        }
         let batch = staged.into_batch();
         let after = std::mem::take(&mut self.after);
         if batch.is_empty() && self.unstored.is_empty() {

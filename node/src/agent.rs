@@ -176,7 +176,7 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
     };
     let engine = Engine::open(config.clone(), &setup.store)?;
     for damaged in engine.replica().damaged() {
-        let (document, seq) = (&damaged.log.document, damaged.seq);
+        let (document, seq) = (damaged.name().document, damaged.seq);
         tracing::error!(%document, seq, "the last change of a log is damaged on this disk; see: fleetsync doc verify {document}");
     }
     let asked = Arc::clone(&gatekeeper);
@@ -447,8 +447,8 @@ impl Node {
     fn changed(&mut self, changed: Changed) {
         match changed {
             Changed::Log { actor, seq, source } => {
-                let Some(state) = self.engine.replica().logs().get(&actor) else { return };
-                let (document, incarnation) = (state.log.document.clone(), state.log.incarnation);
+                let Some(log) = self.engine.replica().logs().get(&actor).map(|log| log.name()) else { return };
+                let (document, incarnation) = (log.document, log.incarnation);
                 if document.kind() == crdt::schema::Kind::Link {
                     self.read_link_document(&document);
                     if let Some((device, link)) = document.device().zip(source) {
@@ -517,7 +517,7 @@ impl Node {
     }
 
     fn read_link_documents(&mut self) {
-        let documents: Vec<_> = self.engine.replica().documents().keys().cloned().collect();
+        let documents: Vec<_> = self.engine.replica().logs().documents().into_keys().collect();
         for document in documents.iter().filter(|document| document.kind() == crdt::schema::Kind::Link) {
             self.read_link_document(document);
         }

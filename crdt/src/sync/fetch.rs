@@ -42,7 +42,7 @@ impl Engine {
             if !self.lacks(&actor, seq) {
                 continue;
             }
-            let origin = self.replica.logs.get(&actor).and_then(|state| self.origins.find(&state.log.carrier));
+            let origin = self.replica.logs.get(&actor).and_then(|state| self.origins.find(state.carrier()));
             // Where nobody is asked for them, changes do not come by themselves.
             let is_coming = origin.is_none_or(|origin| self.has_parent(origin));
             let due = if is_coming { now.plus_micros(patience) } else { now };

@@ -40,7 +40,7 @@ pub struct Foresight<'a> {
 /// The runs of one document, in the order in which they came.
 #[derive(Debug)]
 struct Document<'a> {
-    siblings: &'a [Actor],
+    siblings: Vec<Actor>,
     runs: Vec<Waiting<'a>>,
 }
 
@@ -137,6 +137,7 @@ impl Engine {
             if let Err(error) = taken {
                 self.effects.push_back(Effect::Fault(error));
             }
+            self.settle_name(link, &bytes);
             self.count_payload(link, channel, &bytes);
         }
         self.foreseen = Foreseen::default();
@@ -152,18 +153,18 @@ impl Engine {
             let later = names.entry(*link).or_default();
             let Some(number) = changes_number(bytes) else {
                 if let Ok(Some(Frame::Name(name))) = Frame::decode(bytes)
-                    && name.number as usize == known.names_in.len() + later.len()
+                    && name.number as usize == known.names.heard() + later.len()
                 {
                     later.push(name.log);
                 }
                 continue;
             };
-            let number = number as usize;
-            let name = known.names_in.get(number).or_else(|| later.get(number.checked_sub(known.names_in.len())?));
-            let Some(log) = name.cloned() else { continue };
-            let siblings = self.replica.siblings(&log.document);
+            let name = known.names.name(number, &self.replica.logs);
+            let after = || (number as usize).checked_sub(known.names.heard()).and_then(|at| later.get(at).cloned());
+            let Some(log) = name.or_else(after) else { continue };
+            let siblings = || self.replica.logs.of_document(&log.document);
             let document = documents.entry(log.document.clone());
-            let document = document.or_insert(Document { siblings, runs: Vec::new() });
+            let document = document.or_insert_with(|| Document { siblings: siblings(), runs: Vec::new() });
             document.runs.push(Waiting { at, log, bytes });
         }
         let mut documents: Vec<Document<'a>> = documents.into_values().collect();
@@ -185,7 +186,7 @@ impl Foresight<'_> {
         if let Some(Document { siblings, runs: waiting }) = self.documents.get(document) {
             let gate = Gate { fleet: &self.fleet, roster: self.roster };
             let mut staged = Staged::new(store);
-            let mut siblings = siblings.to_vec();
+            let mut siblings = siblings.clone();
             for Waiting { at, log, bytes } in waiting {
                 let Ok(Some(Frame::Changes(changes))) = Frame::decode(bytes) else { continue };
                 let Changes { first_seq, changes, signature, .. } = changes;

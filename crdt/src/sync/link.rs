@@ -7,6 +7,7 @@ use super::flow::{Inflow, Outflow};
 use super::frame::{FRAGMENT, FRAME_BYTES_MAX, Fragment};
 use super::lacking::Lacking;
 use super::modes::{Modes, Newest, Terms};
+use super::names::Names;
 use super::origins::Origin;
 use super::{Channel, HELLO_TIMEOUT_MS, LinkId, PROBE_MS, RTT_MICROS_UNKNOWN, SILENCE_MS};
 use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
@@ -185,8 +186,7 @@ pub(super) struct Link {
     pub(super) have_out: BTreeMap<Actor, u64>,
     pub(super) have_statements_out: BTreeSet<StatementId>,
     pub(super) have_by: Option<Time>,
-    pub(super) names_out: BTreeMap<Actor, u32>,
-    pub(super) names_in: Vec<crate::change::LogName>,
+    pub(super) names: Names,
     pub(super) control: VecDeque<Vec<u8>>,
     pub(super) control_bytes: usize,
     pub(super) refusals: u8,
@@ -256,8 +256,7 @@ impl Link {
             have_out: BTreeMap::new(),
             have_statements_out: BTreeSet::new(),
             have_by: None,
-            names_out: BTreeMap::new(),
-            names_in: Vec::new(),
+            names: Names::default(),
             control: VecDeque::new(),
             control_bytes: 0,
             refusals: 0,

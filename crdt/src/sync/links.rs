@@ -174,10 +174,9 @@ impl Engine {
     /// Tells the links of what the store has of a log now, each as its peer asked; but for the one that brought it.
     pub(super) fn announce_log(&mut self, now: Time, actor: Actor, seq: u64, source: Option<LinkId>) {
         self.touched.note(now, actor);
-        let Some(state) = self.replica.logs.get_mut(&actor) else { return };
-        let before = state.stored;
-        state.stored = state.stored.max(seq.min(state.seq));
-        let (stored, carrier) = (state.stored, state.log.carrier);
+        let Some(before) = self.replica.logs.set_stored(&actor, seq) else { return };
+        let Some(log) = self.replica.logs.get(&actor) else { return };
+        let (stored, carrier) = (log.stored, *log.carrier());
         self.origins.intern(&carrier);
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for id in links {
@@ -199,7 +198,7 @@ impl Engine {
     pub(super) fn tell_log(&mut self, now: Time, id: LinkId, actor: &Actor, before: u64) {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.is_member) else { return };
         let Some(state) = self.replica.logs.get(actor).filter(|state| state.stored > before) else { return };
-        let Some(origin) = self.origins.find(&state.log.carrier) else { return };
+        let Some(origin) = self.origins.find(state.carrier()) else { return };
         match link.served.modes.of(origin) {
             Mode::Full => link.lacking.add(Need::Log(*actor), state.class(), before + 1),
             Mode::Digest => {
@@ -254,7 +253,7 @@ impl Engine {
         let is_entitled = |link: &&mut Link| link.phase != Phase::Greeting && link.is_member;
         let Some(link) = self.links.get_mut(&id).filter(is_entitled) else { return };
         let Some(state) = self.replica.logs.get(&actor).filter(|state| state.stored > seq) else { return };
-        let is_history = state.stored - seq > RUN_CHANGES_MAX as u64 && !state.log.document.kind().has_many_writers();
+        let is_history = state.stored - seq > RUN_CHANGES_MAX as u64 && !state.kind().has_many_writers();
         let class = if is_history { Class::Backfill } else { state.class() };
         link.lacking.set(Need::Log(actor), class, seq + 1);
     }

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::devices::{Devices, make_room};
 use crate::id::{DeviceId, StatementId};
 
 /// Most neighbours that are kept of an origin, best first: the parent, its backup, and one more.
@@ -33,9 +34,7 @@ impl Origin {
 /// All origins.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Origins {
-    devices: Vec<DeviceId>,
-    /// Numbers in the order of their devices.
-    sorted: Vec<u32>,
+    devices: Devices,
     sources: Vec<[u32; SOURCES_MAX]>,
     strangers: usize,
 }
@@ -43,27 +42,12 @@ pub(super) struct Origins {
 impl Origins {
     /// The number of a device, given to it where it has none.
     pub(super) fn intern(&mut self, device: &DeviceId) -> Origin {
-        match self.place(device) {
-            Ok(at) => Origin(self.sorted[at]),
-            Err(at) => {
-                let number = u32::try_from(self.devices.len()).expect("a fleet has fewer than 2^32 devices");
-                self.grow();
-                self.devices.push(*device);
-                self.sources.push([NONE; SOURCES_MAX]);
-                self.sorted.insert(at, number);
-                Origin(number)
-            }
+        let number = self.devices.intern(device);
+        while self.sources.len() < self.devices.len() {
+            make_room(&mut self.sources);
+            self.sources.push([NONE; SOURCES_MAX]);
         }
-    }
-
-    /// Makes room for some more: doubling would waste as much as there is.
-    fn grow(&mut self) {
-        if self.devices.len() == self.devices.capacity() {
-            let more = self.devices.len() / 8 + 16;
-            self.devices.reserve_exact(more);
-            self.sorted.reserve_exact(more);
-            self.sources.reserve_exact(more);
-        }
+        Origin(number)
     }
 
     /// The number of a device that a peer names: of one that the roster does not know only while there is room.
@@ -81,15 +65,11 @@ impl Origins {
     }
 
     pub(super) fn find(&self, device: &DeviceId) -> Option<Origin> {
-        self.place(device).ok().map(|at| Origin(self.sorted[at]))
-    }
-
-    fn place(&self, device: &DeviceId) -> Result<usize, usize> {
-        self.sorted.binary_search_by_key(device, |number| self.devices[*number as usize])
+        self.devices.find(device).map(Origin)
     }
 
     pub(super) fn device(&self, origin: Origin) -> DeviceId {
-        self.devices[origin.index()]
+        *self.devices.id(origin.0)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -127,9 +107,7 @@ impl Origins {
     /// Bytes on the heap.
     #[cfg(test)]
     pub(super) fn heap_bytes(&self) -> usize {
-        self.devices.capacity() * size_of::<DeviceId>()
-            + self.sorted.capacity() * size_of::<u32>()
-            + self.sources.capacity() * size_of::<[u32; SOURCES_MAX]>()
+        self.devices.heap_bytes() + self.sources.capacity() * size_of::<[u32; SOURCES_MAX]>()
     }
 }
 
@@ -164,16 +142,6 @@ mod tests {
 
     fn device(number: u8) -> DeviceId {
         DeviceId([number; 32])
-    }
-
-    #[test]
-    fn numbers_stay_and_are_found() {
-        let mut origins = Origins::default();
-        let numbers: Vec<Origin> = [7, 3, 9, 3].iter().map(|number| origins.intern(&device(*number))).collect();
-        assert_eq!(numbers, [Origin(0), Origin(1), Origin(2), Origin(1)]);
-        assert_eq!(origins.find(&device(9)), Some(Origin(2)));
-        assert_eq!(origins.find(&device(1)), None);
-        assert_eq!(origins.device(Origin(1)), device(3));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What comes from peers: frames, runs and statements.
 
 use super::foresight::Verdict;
-use super::frame::{Changes, Credit, FRAGMENT, Fragment, Frame, Hello, Name, PROTOCOL_RANGE, STATEMENT, Statement};
+use super::frame::{
+    Changes, Credit, FRAGMENT, Fragment, Frame, Hello, Name, PROTOCOL_RANGE, STATEMENT, Statement, changes_number,
+};
 use super::link::{Phase, signers_digest};
 use super::missing::{Item, Word};
 use super::origins::Origin;
@@ -17,7 +19,6 @@ use crate::statement::SignedStatement;
 use crate::store::{AuditRecord, Staged, StoreError};
 
 /// Most logs that a peer may intern in one session.
-pub(super) const NAMES_MAX: usize = 1 << 16;
 
 /// Most logs that are to be asked for again once what they wait for is here.
 const EVICTED_MAX: usize = 1 << 16;
@@ -246,10 +247,10 @@ impl Engine {
 
     fn receive_name(&mut self, staged: &mut Staged<'_>, id: LinkId, name: Name) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        if name.number as usize != link.names_in.len() || link.names_in.len() >= NAMES_MAX {
-            return self.fault(staged, id, "a log's number is not the next one");
+        let known = self.replica.logs.get(&name.log.actor(&self.config.fleet)).map(|log| log.id());
+        if let Err(reason) = link.names.hear(name.number, name.log, known) {
+            self.fault(staged, id, reason);
         }
-        link.names_in.push(name.log);
     }
 
     fn receive_changes(
@@ -260,12 +261,21 @@ impl Engine {
         frame: Changes,
     ) -> Result<(), StoreError> {
         let Some(link) = self.links.get(&id) else { return Ok(()) };
-        let Some(log) = link.names_in.get(frame.number as usize).cloned() else {
+        let Some(log) = link.names.name(frame.number, &self.replica.logs) else {
             self.fault(staged, id, "changes of a log that has no name here");
             return Ok(());
         };
         let run = Run { log, first_seq: frame.first_seq, changes: frame.changes, signature: frame.signature };
         self.take_run(now, staged, Some(id), run)
+    }
+
+    /// A frame of changes was taken: their log may be here from now on, so that its name needs no room on the link.
+    pub(super) fn settle_name(&mut self, id: LinkId, frame: &[u8]) {
+        let Some((link, number)) = self.links.get_mut(&id).zip(changes_number(frame)) else { return };
+        let Some(name) = link.names.unknown(number) else { return };
+        if let Some(log) = self.replica.logs.get(&name.actor(&self.config.fleet)) {
+            link.names.came(number, log.id());
+        }
     }
 
     /// Admits a run and everything that waited for it.

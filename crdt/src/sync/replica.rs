@@ -4,24 +4,31 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use crate::admission::{Gate, Outcome, drop_log};
 use crate::change::{LogName, RUN_BYTES_MAX, RUN_CHANGES_MAX, Run};
-use crate::id::{Actor, ChangeHash, DeviceId, FleetId, Root, StatementId};
-use crate::root::{Item, Tree};
+use crate::id::{Actor, DeviceId, FleetId, Key, Root, StatementId};
+use crate::root::{Digests, Item};
 use crate::roster::{Entry, Judgement, Roster, Standing};
-use crate::schema::{Class, DocumentName};
+use crate::schema::DocumentName;
 use crate::statement::{Body, SignedStatement, StatementParts};
 use crate::store::{
     AuditRecord, Batch, ChangeRecord, LogRecord, LogStore, OrderRecord, Staged, StoreError, Table, change_key,
     decode_record, encode_record, index_range, meta_key, position_key, read_record, statement_key,
 };
 
+mod logs;
 mod order;
+mod tree;
 
 use super::frame::Place;
+pub(crate) use logs::LogId;
+pub use logs::{Log, LogState, Logs};
 use order::SETTING_CLOSED;
 pub(crate) use order::Since;
+pub(crate) use tree::Tree;
+use tree::{All, Durable};
 
 const SETTING_AUDIT: &[u8] = b"audit";
 /// Most audit events that are kept; the oldest give way.
@@ -49,40 +56,6 @@ pub enum OpenError {
     },
 }
 
-/// A log as it stands in memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogState {
-    /// The parts that name it.
-    pub log: LogName,
-    /// The last sequence number.
-    pub seq: u64,
-    /// Up to where the store has reported it as written; only that is told to others.
-    pub stored: u64,
-    /// Hash of the last change.
-    pub head: ChangeHash,
-    /// Where it stands in the order of admission.
-    pub position: u64,
-}
-
-impl LogState {
-    /// How urgent its changes are.
-    pub(crate) fn class(&self) -> Class {
-        self.log.document.kind().class()
-    }
-
-    /// Four bytes of the last change's hash; 0 while that is not stored yet.
-    pub(crate) fn head_digest(&self) -> u32 {
-        let [a, b, c, d, ..] = self.head.0;
-        if self.stored == self.seq { u32::from_be_bytes([a, b, c, d]).max(1) } else { 0 }
-    }
-
-    /// Whether a peer's digest of the same number is of another change: one of the two logs forked.
-    pub(crate) fn differs(&self, digest: u32) -> bool {
-        let own = self.head_digest();
-        own != 0 && digest != 0 && own != digest
-    }
-}
-
 /// What becomes of a statement.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Settled {
@@ -96,13 +69,13 @@ pub(crate) enum Settled {
 /// Statements, logs and documents of a node.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    pub(crate) roster: Roster,
-    pub(crate) logs: BTreeMap<Actor, LogState>,
-    documents: BTreeMap<DocumentName, Vec<Actor>>,
-    /// Logs by the device that carries them.
-    carried: BTreeSet<(DeviceId, Actor)>,
-    tree: Tree,
-    durable_tree: Tree,
+    /// Shared by the copies of a replica, like who signed what, until they change it.
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) logs: Logs,
+    /// Who signed which statement, by bucket of the tree.
+    signatures: Arc<BTreeSet<(u16, StatementId, Key)>>,
+    digests: Digests,
+    durable_digests: Digests,
     generation: u64,
     /// Whether the store still says that the order was closed.
     is_closed: bool,
@@ -110,7 +83,6 @@ pub struct Replica {
     /// Up to where this node has everything of its peers' orders.
     cursors: BTreeMap<DeviceId, Place>,
     audit_next: u64,
-    changes: u64,
     /// Statements that are staged and not reported as written yet, with how often: they are told to nobody.
     unstored_statements: BTreeMap<StatementId, u32>,
     /// Logs whose last change was damaged when the replica was opened.
@@ -123,18 +95,16 @@ impl Replica {
     pub fn open(fleet: FleetId, store: &dyn LogStore, generation: u64) -> Result<Replica, OpenError> {
         let closed = read_record(store, Table::Setting, SETTING_CLOSED)?;
         let mut replica = Replica {
-            roster: Roster::new(fleet),
-            logs: BTreeMap::new(),
-            documents: BTreeMap::new(),
-            carried: BTreeSet::new(),
-            tree: Tree::default(),
-            durable_tree: Tree::default(),
+            roster: Arc::new(Roster::new(fleet)),
+            logs: Logs::default(),
+            signatures: Arc::default(),
+            digests: Digests::default(),
+            durable_digests: Digests::default(),
             generation: closed.unwrap_or(generation),
             is_closed: closed.is_some(),
             order_next: 0,
             cursors: BTreeMap::new(),
             audit_next: read_record(store, Table::Setting, SETTING_AUDIT)?.unwrap_or(0),
-            changes: 0,
             unstored_statements: BTreeMap::new(),
             damaged: Vec::new(),
         };
@@ -145,9 +115,7 @@ impl Replica {
                 replica.damaged.push(actor);
             }
             replica.note_log(actor, &record);
-            if let Some(state) = replica.logs.get_mut(&actor) {
-                state.stored = record.seq;
-            }
+            replica.logs.set_stored(&actor, record.seq);
         }
         replica.load_order(store)?;
         replica.load_cursors(store)?;
@@ -166,7 +134,7 @@ impl Replica {
             waiting.retain(|signed| match self.roster.judge(signed) {
                 Judgement::Store(signed) => {
                     self.note_signatures(&signed);
-                    self.roster.insert(*signed);
+                    Arc::make_mut(&mut self.roster).insert(*signed);
                     false
                 }
                 _ => true,
@@ -195,43 +163,31 @@ impl Replica {
     }
 
     fn note_log(&mut self, actor: Actor, record: &LogRecord) {
-        let siblings = self.documents.entry(record.log.document.clone()).or_default();
-        if !siblings.contains(&actor) {
-            siblings.push(actor);
-            siblings.sort_unstable();
-        }
-        self.carried.insert((record.log.carrier, actor));
-        let known = self.logs.get(&actor);
-        let (before, stored) = known.map_or((0, 0), |state| (state.seq, state.stored));
-        let position = known.map_or(0, |state| state.position);
-        self.changes += record.seq - before;
-        let state = LogState { log: record.log.clone(), seq: record.seq, stored, head: record.head, position };
-        self.logs.insert(actor, state);
-        self.tree.set_log(actor, record.seq, &record.head);
-        if record.log.document.kind().has_many_writers() {
-            self.durable_tree.set_log(actor, record.seq, &record.head);
-        }
+        self.logs.set(actor, record);
+        self.touch(&Item::Log(actor), record.log.document.kind().has_many_writers());
     }
 
     fn forget_log(&mut self, staged: &mut Staged<'_>, actor: &Actor) {
-        let Some(state) = self.logs.remove(actor) else { return };
-        staged.delete(Table::Order, position_key(state.position));
-        self.changes -= state.seq;
-        self.carried.remove(&(state.log.carrier, *actor));
-        if let Some(siblings) = self.documents.get_mut(&state.log.document) {
-            siblings.retain(|sibling| sibling != actor);
-            if siblings.is_empty() {
-                self.documents.remove(&state.log.document);
-            }
-        }
-        self.tree.remove(&Item::Log(*actor));
-        self.durable_tree.remove(&Item::Log(*actor));
+        let Some(log) = self.logs.get(actor) else { return };
+        staged.delete(Table::Order, position_key(log.position()));
+        let is_durable = log.kind().has_many_writers();
+        self.logs.remove(actor);
+        self.touch(&Item::Log(*actor), is_durable);
     }
 
     fn note_signatures(&mut self, signed: &SignedStatement) {
-        for (signer, signature) in signed.signatures() {
-            self.tree.set_signature(signed.id(), *signer, signature);
-            self.durable_tree.set_signature(signed.id(), *signer, signature);
+        for signer in signed.signatures().keys() {
+            let item = Item::Statement(signed.id(), *signer);
+            Arc::make_mut(&mut self.signatures).insert((item.bucket(), signed.id(), *signer));
+            self.touch(&item, true);
+        }
+    }
+
+    /// An item of the tree has changed.
+    fn touch(&mut self, item: &Item, is_durable: bool) {
+        self.digests.touch(item.bucket());
+        if is_durable {
+            self.durable_digests.touch(item.bucket());
         }
     }
 
@@ -239,8 +195,8 @@ impl Replica {
     pub(crate) fn admit(&mut self, staged: &mut Staged<'_>, run: &Run) -> Result<Outcome, StoreError> {
         let fleet = self.roster.fleet();
         let gate = Gate { fleet: &fleet, roster: &self.roster };
-        let siblings = self.siblings(&run.log.document);
-        let (outcome, writes) = gate.judge(staged, siblings, run)?;
+        let siblings = self.logs.of_document(&run.log.document);
+        let (outcome, writes) = gate.judge(staged, &siblings, run)?;
         self.take(staged, &outcome, writes);
         Ok(outcome)
     }
@@ -252,15 +208,10 @@ impl Replica {
             for old in &admitted.superseded {
                 self.forget_log(staged, old);
             }
-            let is_new = !self.logs.contains_key(&admitted.actor);
+            let is_new = self.logs.get(&admitted.actor).is_none();
             self.note_log(admitted.actor, &admitted.record);
             self.append_log(staged, admitted.actor, is_new);
         }
-    }
-
-    /// The logs of a document that are here, ascending.
-    pub(crate) fn siblings(&self, document: &DocumentName) -> &[Actor] {
-        self.documents.get(document).map_or(&[], Vec::as_slice)
     }
 
     /// Judges a statement and, where it counts, stages it and takes it into memory.
@@ -275,7 +226,7 @@ impl Replica {
                 self.note_signatures(&merged);
                 self.append_order(staged, &OrderRecord::Statement(id));
                 *self.unstored_statements.entry(id).or_default() += 1;
-                Settled::Stored(id, self.roster.insert(*merged))
+                Settled::Stored(id, Arc::make_mut(&mut self.roster).insert(*merged))
             }
         }
     }
@@ -303,14 +254,9 @@ impl Replica {
     /// Takes a device's documents out of views and roots, where it is no member any more; they are kept as stranded.
     /// Returns the logs.
     pub(crate) fn strand(&mut self, staged: &mut Staged<'_>, device: &DeviceId) -> Result<Vec<Actor>, StoreError> {
-        let of_device =
-            |state: &LogState| state.log.author.device() == *device && !state.log.document.kind().has_many_writers();
-        let logs: Vec<(Actor, DocumentName)> = self
-            .logs
-            .iter()
-            .filter(|(_, state)| of_device(state))
-            .map(|(actor, state)| (*actor, state.log.document.clone()))
-            .collect();
+        let of_device = |log: &LogName| log.author.device() == *device && !log.document.kind().has_many_writers();
+        let logs = self.logs.iter().map(|log| (log.actor(), log.name())).filter(|(_, name)| of_device(name));
+        let logs: Vec<(Actor, DocumentName)> = logs.map(|(actor, name)| (actor, name.document)).collect();
         for (actor, document) in &logs {
             if let Some(record) = staged.get(Table::Meta, &meta_key(actor))? {
                 staged.put(Table::Stranded, meta_key(actor), record);
@@ -368,12 +314,12 @@ impl Replica {
 
     /// The root over everything.
     pub fn root(&self) -> Root {
-        self.tree.root()
+        self.digests.root(&All(self))
     }
 
     /// The root over statements and operators' documents.
     pub fn root_durable(&self) -> Root {
-        self.durable_tree.root()
+        self.durable_digests.root(&Durable(self))
     }
 
     /// What is in force.
@@ -381,30 +327,14 @@ impl Replica {
         &self.roster
     }
 
-    /// Logs by id.
-    pub fn logs(&self) -> &BTreeMap<Actor, LogState> {
+    /// All logs, and so all documents.
+    pub fn logs(&self) -> &Logs {
         &self.logs
     }
 
-    /// The logs that a device carries.
-    pub(crate) fn carried_by(&self, device: &DeviceId) -> impl Iterator<Item = Actor> + '_ {
-        let range = (*device, Actor([0; 16]))..=(*device, Actor([0xff; 16]));
-        self.carried.range(range).map(|(_, actor)| *actor)
-    }
-
-    /// Documents with their logs.
-    pub fn documents(&self) -> &BTreeMap<DocumentName, Vec<Actor>> {
-        &self.documents
-    }
-
     /// Logs whose last change was damaged when the replica was opened.
-    pub fn damaged(&self) -> impl Iterator<Item = &LogState> {
+    pub fn damaged(&self) -> impl Iterator<Item = Log<'_>> {
         self.damaged.iter().filter_map(|actor| self.logs.get(actor))
-    }
-
-    /// Changes in all logs.
-    pub fn changes(&self) -> u64 {
-        self.changes
     }
 
     /// Where this order of admission stands, what is not stored yet included.
@@ -413,8 +343,8 @@ impl Replica {
     }
 
     /// The items that are compared with others'.
-    pub(crate) fn tree(&self) -> &Tree {
-        &self.tree
+    pub(crate) fn tree(&self) -> Tree<'_> {
+        Tree(self)
     }
 
     /// Where a device stands.

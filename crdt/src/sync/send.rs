@@ -3,7 +3,8 @@
 use super::frame::{Changes, ENTRIES_MAX, Frame, Name, Statement, cut};
 use super::lacking::{Need, SHARE_TURN};
 use super::link::{CONTROL_BYTES_MAX, Link, Phase, channel_slot, signers_digest};
-use super::replica::read_run_within;
+use super::names::Names;
+use super::replica::{LogId, read_run_within};
 use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS};
 use crate::change::Run;
 use crate::id::{Actor, StatementId, Time};
@@ -204,12 +205,12 @@ impl Engine {
     ) -> Sent {
         let Some(link) = self.links.get_mut(&id) else { return Sent::Stop };
         let frame_bytes = link.outflow.frame_bytes();
-        let run = match self.replica.logs.get(&actor) {
-            Some(state) => {
-                read_run_within(staged, (Table::Change, frame_bytes), &state.log, &actor, first, state.stored)
-            }
-            None => Ok(None),
+        let Some(log) = self.replica.logs.get(&actor) else {
+            link.lacking.remove(&Need::Log(actor));
+            return Sent::Nothing;
         };
+        let (log_id, stored) = (log.id(), log.stored);
+        let run = read_run_within(staged, (Table::Change, frame_bytes), &log.name(), &actor, first, stored);
         // What cannot be read here is sent by others; it keeps nothing else back.
         let run = run.unwrap_or_else(|error| {
             if self.unreadable.insert(actor) {
@@ -223,16 +224,15 @@ impl Engine {
             return Sent::Nothing;
         };
         let last = run.last_seq();
-        let frames = frames_of(link, &actor, run);
+        let frames = frames_of(&link.names, log_id, run);
         let bytes: usize = frames.iter().map(Vec::len).sum();
         let is_cut = frames.iter().any(|frame| frame.len() > frame_bytes);
         // Where a frame in parts is on its way, another one has to wait for its end.
         if link.budget[channel_slot(Channel::Data)] < bytes.min(frame_bytes) || (is_cut && !link.pieces.is_empty()) {
             return Sent::Stop;
         }
-        let number = u32::try_from(link.names_out.len()).unwrap_or(u32::MAX);
-        link.names_out.entry(actor).or_insert(number);
-        if self.replica.logs.get(&actor).is_none_or(|state| last >= state.stored) {
+        link.names.say(log_id);
+        if last >= stored {
             link.lacking.remove(&Need::Log(actor));
         } else {
             link.lacking.set(Need::Log(actor), class, last + 1);
@@ -324,11 +324,10 @@ impl Engine {
 }
 
 /// The frames of a run: its log's name first, where the peer does not know its number yet.
-fn frames_of(link: &Link, actor: &Actor, run: Run) -> Vec<Vec<u8>> {
-    let known = link.names_out.get(actor).copied();
-    let number = known.unwrap_or_else(|| u32::try_from(link.names_out.len()).unwrap_or(u32::MAX));
+fn frames_of(names: &Names, log_id: LogId, run: Run) -> Vec<Vec<u8>> {
+    let (number, is_known) = names.to_say(log_id);
     let Run { log, first_seq, changes, signature } = run;
-    let name = known.is_none().then(|| Frame::Name(Name { number, log }).encode());
+    let name = (!is_known).then(|| Frame::Name(Name { number, log }).encode());
     let changes = Frame::Changes(Changes { number, first_seq, changes, signature }).encode();
     name.into_iter().chain([changes]).collect()
 }

@@ -180,8 +180,8 @@ impl Engine {
         let Some(link) = self.links.get(&id) else { return };
         let mut entries: Vec<(Actor, u64)> = Vec::new();
         for origin in origins {
-            for actor in self.replica.carried_by(&self.origins.device(*origin)) {
-                let stored = self.replica.logs.get(&actor).map_or(0, |state| state.stored);
+            for log in self.replica.logs.carried_by(&self.origins.device(*origin)) {
+                let (actor, stored) = (log.actor(), log.stored);
                 // What stood in the greeting is known there.
                 let is_told = link.is_new && !link.touched.contains_key(&actor);
                 if stored > 0 && !is_told {
@@ -287,7 +287,7 @@ impl Engine {
     fn send_what_is_less(&mut self, now: Time, id: LinkId, devices: &BTreeSet<DeviceId>) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let logs = &self.replica.logs;
-        let of_raised = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
+        let of_raised = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(state.carrier()));
         let known = link.have_out.iter().chain(&link.said_less).filter(|(actor, _)| of_raised(actor));
         let less: BTreeMap<Actor, u64> = known.map(|(actor, seq)| (*actor, *seq)).collect();
         for actor in less.keys() {
@@ -302,7 +302,7 @@ impl Engine {
     fn tell_untold(&mut self, now: Time, id: LinkId, devices: &BTreeSet<DeviceId>) {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.is_member) else { return };
         let logs = &self.replica.logs;
-        let of_raised = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
+        let of_raised = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(state.carrier()));
         for actor in link.untold.take(of_raised) {
             let Some(state) = logs.get(&actor) else { continue };
             if state.stored > 0 && !link.lacking.contains(&Need::Log(actor)) {
@@ -323,7 +323,7 @@ impl Engine {
     fn take_back(&mut self, now: Time, id: LinkId, devices: &BTreeSet<DeviceId>) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let logs = &self.replica.logs;
-        let is_of_them = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(&state.log.carrier));
+        let is_of_them = |actor: &Actor| logs.get(actor).is_some_and(|state| devices.contains(state.carrier()));
         let waiting: Vec<Actor> = link.lacking.logs().filter(is_of_them).collect();
         let take = |actor: Actor| link.lacking.remove(&Need::Log(actor)).map(|first| (actor, first.saturating_sub(1)));
         let waited: Vec<(Actor, u64)> = waiting.into_iter().filter_map(take).collect();

@@ -141,8 +141,7 @@ impl Engine {
         staged: &Staged<'_>,
         document: &DocumentName,
     ) -> Result<Option<LogRecord>, StoreError> {
-        let logs = self.replica.documents().get(document);
-        match logs.and_then(|logs| logs.first()) {
+        match self.replica.logs.of_document(document).first() {
             Some(actor) => read_record(staged, Table::Meta, &meta_key(actor)),
             None => Ok(None),
         }
@@ -244,8 +243,7 @@ impl Engine {
         };
         let actor = log.actor(&self.config.fleet);
         let current: Option<LogRecord> = read_record(staged, Table::Meta, &meta_key(&actor))?;
-        let siblings = self.replica.documents().get(document).map_or(&[][..], Vec::as_slice);
-        let heads = view::head_records(staged, siblings)?;
+        let heads = view::head_records(staged, &self.replica.logs.of_document(document))?;
         let (heads, past) = build_on(staged, heads, current.as_ref())?;
         let max_op = heads.iter().map(|head| head.max_op).max().unwrap_or(0);
         let mut deps: Vec<_> = heads.iter().map(|head| head.head).collect();
@@ -263,7 +261,7 @@ impl Engine {
         signature: SignatureBytes,
     ) -> Result<(), StoreError> {
         let actor = change.log.actor(&self.config.fleet);
-        let seq = self.replica.logs().get(&actor).map_or(0, |state| state.seq);
+        let seq = self.replica.logs.get(&actor).map_or(0, |state| state.seq);
         if change.seq <= seq {
             let reply = self.submitted_before(staged, &actor, change)?;
             self.after.push(After::Reply(request, reply));

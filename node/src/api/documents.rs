@@ -64,9 +64,9 @@ impl Found {
     fn of(node: &Node, word: &str) -> Result<Found, Problem> {
         let document = resolve(node, word)?;
         let replica = node.engine.replica();
-        let actors = replica.documents().get(&document).map_or(&[][..], Vec::as_slice);
+        let of_document = replica.logs().of_document(&document).into_iter();
         let logs: Vec<(Actor, LogState)> =
-            actors.iter().filter_map(|actor| Some((*actor, replica.logs().get(actor)?.clone()))).collect();
+            of_document.filter_map(|actor| Some((actor, replica.logs().get(&actor)?.state()))).collect();
         let names = Names::of(node, logs.iter().map(|(_, log)| &log.log));
         let view = name_of(node, &node.device());
         Ok(Found { document, logs, names, view, fleet: node.fleet, now_ms: node.clock.wall_ms() })
@@ -140,16 +140,16 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem>
     let look = |node: &Node| {
         let replica = node.engine.replica();
         let mut names: BTreeMap<DeviceId, String> = BTreeMap::new();
-        let mut documents = Vec::with_capacity(replica.documents().len());
-        for (document, actors) in replica.documents() {
+        let mut documents = Vec::new();
+        for (document, actors) in replica.logs().documents() {
             let about = document.device().map(|id| names.entry(id).or_insert_with(|| name_of(node, &id)).clone());
             let logs = || actors.iter().filter_map(|actor| replica.logs().get(actor));
             documents.push(Listed {
-                document: document.clone(),
                 about,
-                logs: actors.clone(),
                 changes: logs().map(|log| log.seq).sum(),
-                head: logs().next().map(|log| log.head),
+                head: logs().next().map(|log| *log.head()),
+                document,
+                logs: actors,
             });
         }
         Ok(documents)

@@ -172,7 +172,7 @@ mod tests {
             let (author, carrier) = (Key([number; 32]), DeviceId([number; 32]));
             let log = LogName { document, epoch: 1, author, carrier, incarnation: 1 };
             let seq = times.len() as u64;
-            logs.push((actor, LogState { log, seq, stored: seq, head: ChangeHash([0; 32]), position: 0 }));
+            logs.push((actor, LogState { log, seq, head: ChangeHash([0; 32]) }));
         }
         let mut store = MemoryStore::default();
         store.apply(&batch);

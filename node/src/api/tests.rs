@@ -101,7 +101,13 @@ async fn a_document_is_read_whole_while_its_log_is_replaced() {
         let named = document.clone();
         let look = move |node: &crate::agent::Node| {
             let replica = node.engine.replica();
-            replica.documents()[&named].iter().map(|log| replica.logs()[log].log.epoch).max().unwrap_or(0)
+            replica
+                .logs()
+                .of_document(&named)
+                .iter()
+                .map(|log| replica.logs().get(log).unwrap().name().epoch)
+                .max()
+                .unwrap_or(0)
         };
         epoch = a.agent.look(look).await.unwrap();
         if epoch > EPOCHS || readers.iter().any(tokio::task::JoinHandle::is_finished) {

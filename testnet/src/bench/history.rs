@@ -55,7 +55,7 @@ pub(crate) fn make(folder: &Path, operator: &Operator, size: Size) -> anyhow::Re
             offline.frame(link, &Frame::Changes(changes))?;
         }
     }
-    let changes = offline.engine.replica().changes();
+    let changes = offline.engine.replica().logs().changes();
     let expected = u64::from(size.devices) * KINDS.len() as u64 * size.changes_a_log;
     ensure!(changes == expected, "{changes} changes were admitted, not {expected}");
     offline.store.close();

@@ -206,7 +206,7 @@ fn ingest(fleet: &Fleet, load: &Load, threads: usize, stored: impl FnMut(&Batch)
         .collect();
     let rates = timed(load.changes, || node.frames(frames, threads, stored))?;
     drop(syncing);
-    let changes = node.engine.replica().changes();
+    let changes = node.engine.replica().logs().changes();
     ensure!(changes == load.changes, "{changes} changes were admitted, not {}", load.changes);
     node.store.close();
     Ok(rates)

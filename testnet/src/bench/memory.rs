@@ -94,7 +94,7 @@ fn document_bytes(args: &MemoryArgs) -> anyhow::Result<f64> {
     let (operator, _) = found();
     let store = documents(operator.fleet, args.documents)?;
     let replica = Replica::open(operator.fleet, &store, 1)?;
-    let documents = replica.documents().len();
+    let documents = replica.logs().documents_len();
     let (_copies, bytes) = weighed(&replica, args.runs)?;
     Ok(bytes / documents as f64)
 }

@@ -8,7 +8,7 @@ use crdt::statement::{
     Admission, Assigned, Body, Invitation, Operator, ROLES, Removal, RootKeys, SignedStatement, StatementParts,
 };
 use crdt::store::MemoryStore;
-use crdt::sync::{Config, Effect, Engine, Input, Replica, RequestId};
+use crdt::sync::{Config, Effect, Engine, Input, RequestId};
 use ed25519_dalek::SigningKey;
 
 use super::topology::Place;
@@ -27,9 +27,9 @@ pub(crate) struct Fleet {
     places: Vec<Place>,
     /// The root, and the operators.
     pub(crate) genesis: Vec<StatementParts>,
-    /// What every member's disk holds at the start, and the replica on it.
+    /// What every member's disk holds at the start, and an engine on it.
     pub(crate) base: Arc<MemoryStore>,
-    pub(crate) replica: Replica,
+    pub(crate) engine: Engine,
 }
 
 fn secret(kind: u8, number: usize) -> SigningKey {
@@ -40,6 +40,11 @@ fn secret(kind: u8, number: usize) -> SigningKey {
 
 pub(crate) fn key_of(signing: &SigningKey) -> Key {
     Key(signing.verifying_key().to_bytes())
+}
+
+/// The device of the engine that all others are copies of.
+fn template(fleet: FleetId) -> Config {
+    Config { fleet, key: secret(9, 0), incarnation: 1, seed: 1 }
 }
 
 impl Fleet {
@@ -58,23 +63,22 @@ impl Fleet {
         }
         let devices: Vec<SigningKey> = (0..places.len()).map(|number| secret(3, number)).collect();
         let ids = devices.iter().map(|device| key_of(device).device()).collect();
-        let empty = Replica::open(id, &MemoryStore::default(), 1).expect("an empty store opens");
         let places = places.to_vec();
-        let mut fleet = Fleet { id, operators, devices, ids, places, genesis, base: Arc::default(), replica: empty };
+        let engine = Engine::open(template(id), &MemoryStore::default()).expect("an empty store opens");
+        let mut fleet = Fleet { id, operators, devices, ids, places, genesis, base: Arc::default(), engine };
         let mut statements = fleet.genesis.clone();
         (0..fleet.places.len()).filter(|number| is_member(*number)).for_each(|number| {
             statements.extend(fleet.entry(number));
         });
-        let (store, replica) = fleet.settle(statements);
-        (fleet.base, fleet.replica) = (Arc::new(store), replica);
+        let (store, engine) = fleet.settle(statements);
+        (fleet.base, fleet.engine) = (Arc::new(store), engine);
         fleet
     }
 
-    /// The store and the replica of a member that has taken these statements.
-    fn settle(&self, statements: Vec<StatementParts>) -> (MemoryStore, Replica) {
-        let config = Config { fleet: self.id, key: secret(9, 0), incarnation: 1, seed: 1 };
+    /// The store of a member that has taken these statements, and an engine that starts on it.
+    fn settle(&self, statements: Vec<StatementParts>) -> (MemoryStore, Engine) {
         let mut store = MemoryStore::default();
-        let mut engine = Engine::open(config, &store).expect("an empty store opens");
+        let mut engine = self.engine.clone();
         for part in statements.chunks(256) {
             let input = Input::Statements { request: RequestId(1), statements: part.to_vec() };
             let mut inputs = vec![input];
@@ -88,8 +92,8 @@ impl Fleet {
                 }
             }
         }
-        let replica = Replica::open(self.id, &store, 1).expect("what was just stored opens");
-        (store, replica)
+        let engine = Engine::open(template(self.id), &store).expect("what was just stored opens");
+        (store, engine)
     }
 
     pub(crate) fn device(&self, number: usize) -> DeviceId {

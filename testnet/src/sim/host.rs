@@ -108,7 +108,7 @@ impl Host {
     /// The first start: on what every member has.
     pub(crate) fn start_fresh(&mut self, fleet: &Fleet, number: usize, seed: u64) {
         self.start += 1;
-        self.engine = Some(Engine::on(self.config(fleet, number, seed), fleet.replica.clone()));
+        self.engine = Some(fleet.engine.copy_for(self.config(fleet, number, seed)));
     }
 
     /// A start on what the disk holds. Says why it does not start.

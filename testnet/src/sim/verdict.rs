@@ -99,7 +99,7 @@ impl World<'_, '_> {
 
     /// The first difference in what two nodes with equal sets read.
     fn compare_views(&self, first: usize, node: usize) -> Option<String> {
-        let documents = self.engine(first)?.replica().documents();
+        let documents = self.engine(first)?.replica().logs().documents();
         let stride = documents.len().div_ceil(VIEWS_MAX).max(1);
         documents.keys().step_by(stride).find_map(|document| {
             let read = |node: usize| view::read(self.disk(node), document, "");
@@ -136,8 +136,8 @@ impl World<'_, '_> {
             return true;
         }
         let replica = engine.replica();
-        let current = replica.documents().get(&acknowledged.log.document).into_iter().flatten();
-        let mut epochs = current.filter_map(|log| replica.logs().get(log)).map(|state| state.log.epoch);
+        let current = replica.logs().of_document(&acknowledged.log.document);
+        let mut epochs = current.iter().filter_map(|log| replica.logs().get(log)).map(|log| log.name().epoch);
         epochs.any(|epoch| epoch > acknowledged.log.epoch)
     }
 
@@ -151,7 +151,7 @@ impl World<'_, '_> {
             for node in parts.iter().filter(|(_, of)| *of == part).map(|(node, _)| *node) {
                 let Some(engine) = self.engine(node) else { continue };
                 let replica = engine.replica();
-                let counts = replica.documents().keys().any(|document| document.device() == Some(id));
+                let counts = replica.logs().documents().keys().any(|document| document.device() == Some(id));
                 if counts || replica.standing(&id) != Standing::Removed {
                     breaches.push((Oracle::RemovedCountNoMore, format!("device {device} still counts on node {node}")));
                 }
@@ -172,11 +172,11 @@ impl World<'_, '_> {
         let Some(node) = self.members().first().copied() else { return Vec::new() };
         let Some(engine) = self.engine(node) else { return Vec::new() };
         let mut breaches = Vec::new();
-        for (document, logs) in engine.replica().documents() {
+        for (document, logs) in engine.replica().logs().documents() {
             if document.device().is_some() {
                 continue;
             }
-            if let Err(what) = self.compare_with_automerge(node, document, logs) {
+            if let Err(what) = self.compare_with_automerge(node, &document, &logs) {
                 breaches.push((Oracle::ViewsAsAutomerge, format!("node {node}, {document}: {what}")));
             }
         }
@@ -200,8 +200,8 @@ impl World<'_, '_> {
 /// A hash of the changes and statements that an engine holds, apart from its root.
 fn set_of(engine: &Engine) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
-    for (actor, state) in engine.replica().logs() {
-        hasher.update(&actor.0).update(&state.seq.to_be_bytes()).update(&state.head.0);
+    for log in engine.replica().logs().iter() {
+        hasher.update(&log.actor().0).update(&log.seq.to_be_bytes()).update(&log.head().0);
     }
     for (id, entry) in engine.replica().roster().entries() {
         hasher.update(&id.0);

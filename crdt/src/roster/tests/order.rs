@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::fixture::Rng;
-use crate::root::Tree;
+use crate::root::{Item, Tree};
 use crate::statement::{SignatureBytes, StatementParts};
 
 /// One statement of each signature, as they come where signers are apart.
@@ -67,7 +67,7 @@ fn reading(roster: &Roster) -> String {
     let mut tree = Tree::default();
     for entry in roster.entries().values() {
         for (signer, signature) in entry.signed.signatures() {
-            tree.set_signature(entry.signed.id(), *signer, signature);
+            tree.set(Item::Statement(entry.signed.id(), *signer), signature);
         }
     }
     let mut lines = vec![format!("{:?} {}", tree.root(), tree.len()), format!("{:?}", roster.operators())];

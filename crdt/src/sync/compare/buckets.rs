@@ -34,10 +34,10 @@ pub(in crate::sync) fn short_items<'a>(
     bucket: u16,
 ) -> impl Iterator<Item = (ShortItem, Item)> + 'a {
     replica.tree().bucket(bucket).filter_map(|item| {
-        let (value, seq) = match item {
+        let (value, seq) = match &item {
             Item::Log(actor) => {
                 let state = replica.logs().get(actor).filter(|state| state.stored > 0)?;
-                let head = if state.stored == state.seq { key.short_value(&state.head.0) } else { [0, 0] };
+                let head = if state.stored == state.seq { key.short_value(&state.head().0) } else { [0, 0] };
                 (head, state.stored)
             }
             Item::Statement(id, signer) => {
@@ -45,7 +45,7 @@ pub(in crate::sync) fn short_items<'a>(
                 (key.short_value(entry.signed.signatures().get(signer)?), 0)
             }
         };
-        Some(((key.short_id(item), value, seq), *item))
+        Some(((key.short_id(&item), value, seq), item))
     })
 }
 

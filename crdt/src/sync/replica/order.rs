@@ -61,10 +61,8 @@ impl Replica {
         store.scan(Table::Order, &[], &[0xff; 9], &mut |key, value| {
             let Some(position) = position_of_key(key) else { return ControlFlow::Continue(()) };
             self.order_next = position + 1;
-            if let Ok(OrderRecord::Log(actor, _)) = decode_record(Table::Order, key, value)
-                && let Some(state) = self.logs.get_mut(&actor)
-            {
-                state.position = position;
+            if let Ok(OrderRecord::Log(actor, _)) = decode_record(Table::Order, key, value) {
+                self.logs.set_position(&actor, position);
             }
             ControlFlow::Continue(())
         })
@@ -81,9 +79,8 @@ impl Replica {
     /// Puts a log that grew at the end of the order; it stands there once.
     pub(super) fn append_log(&mut self, staged: &mut Staged<'_>, actor: Actor, is_new: bool) {
         let position = self.order_next;
-        let Some(state) = self.logs.get_mut(&actor) else { return };
-        let before = std::mem::replace(&mut state.position, position);
-        let record = OrderRecord::Log(actor, state.seq);
+        let Some(before) = self.logs.set_position(&actor, position) else { return };
+        let record = OrderRecord::Log(actor, self.logs.get(&actor).map_or(0, |log| log.seq));
         if !is_new {
             staged.delete(Table::Order, position_key(before));
         }
@@ -132,6 +129,6 @@ impl Replica {
     }
 
     fn stands_at(&self, actor: &Actor, key: &[u8]) -> bool {
-        self.logs.get(actor).is_some_and(|state| Some(state.position) == position_of_key(key))
+        self.logs.get(actor).is_some_and(|log| Some(log.position()) == position_of_key(key))
     }
 }

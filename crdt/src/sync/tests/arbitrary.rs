@@ -191,7 +191,7 @@ fn cluster() -> (Cluster, World) {
     cluster.set(0, 0, "a", Some(Value::Int(1)));
     cluster.run_until_quiescent();
     let replica = cluster.nodes[0].engine.replica();
-    let states: Vec<_> = replica.logs().iter().map(|(actor, state)| (*actor, state.clone())).collect();
+    let states: Vec<_> = replica.logs().iter().map(|log| (log.actor(), log.state())).collect();
     let run = |(actor, state): &(Actor, crate::sync::LogState)| {
         let store = &cluster.nodes[0].store;
         crate::sync::read_run(store, crate::store::Table::Change, &state.log, actor, 1, state.seq).unwrap().unwrap()

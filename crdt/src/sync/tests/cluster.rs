@@ -471,10 +471,10 @@ impl Cluster {
         let first = up[0];
         for number in &up {
             let (a, b) = (self.nodes[first].engine.replica(), self.nodes[*number].engine.replica());
-            assert_eq!(a.documents(), b.documents(), "documents of {first} and {number}");
+            assert_eq!(a.logs().documents(), b.logs().documents(), "documents of {first} and {number}");
             assert_eq!(self.root(first), self.root(*number), "roots of {first} and {number}");
             assert_eq!(a.root_durable(), b.root_durable(), "durable roots of {first} and {number}");
-            for document in a.documents().keys() {
+            for document in a.logs().documents().keys() {
                 assert_eq!(self.view(first, document), self.view(*number, document), "{document} on {number}");
             }
         }

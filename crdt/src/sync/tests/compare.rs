@@ -288,7 +288,7 @@ fn cursors_from_the_future_are_none() {
 #[test]
 fn who_takes_and_never_acknowledges_is_closed() {
     let mut cluster = pair_with(600, 14);
-    let logs: Vec<_> = cluster.nodes[0].engine.replica().logs().keys().map(|actor| (*actor, 0)).collect();
+    let logs: Vec<_> = cluster.nodes[0].engine.replica().logs().iter().map(|log| (log.actor(), 0)).collect();
     cluster.freeze(1);
     let sent = cluster.nodes[0].payload_bytes;
     for part in logs.chunks(512) {

@@ -9,7 +9,7 @@ use crate::sync::{Edit, Input, Reply};
 /// The log of a node's own document.
 fn own_log(cluster: &Cluster, number: usize) -> Actor {
     let document = DocumentName::of_device(Kind::Device, &cluster.device(number));
-    cluster.nodes[number].engine.replica().documents()[&document][0]
+    cluster.nodes[number].engine.replica().logs().documents()[&document][0]
 }
 
 /// Three nodes; node 0 alone has three changes of its own.

@@ -149,7 +149,7 @@ fn silence_instead_of_hello_ends_the_session() {
 #[test]
 fn a_difference_from_the_future_is_only_a_claim() {
     let mut cluster = pair(6);
-    let actor = *cluster.nodes[0].engine.replica().logs().keys().next().unwrap();
+    let actor = cluster.nodes[0].engine.replica().logs().iter().next().unwrap().actor();
     let logs = vec![(actor, u64::MAX, 0), (crate::id::Actor([9; 16]), 5, 0)];
     let end = Some(End::Cursor);
     inject(&mut cluster, 0, Frame::Difference(Difference { logs, statements: vec![], end }).encode());
@@ -167,7 +167,7 @@ fn a_difference_from_the_future_is_only_a_claim() {
 #[test]
 fn claims_at_the_limit_overflow_nothing() {
     let mut cluster = pair(11);
-    let logs: Vec<_> = cluster.nodes[0].engine.replica().logs().keys().map(|actor| (*actor, u64::MAX)).collect();
+    let logs: Vec<_> = cluster.nodes[0].engine.replica().logs().iter().map(|log| (log.actor(), u64::MAX)).collect();
     cluster.write(0, Kind::Device, "a", Value::Int(2));
     inject(&mut cluster, 0, Frame::Have(logs).encode());
     inject(&mut cluster, 0, Frame::Have(vec![(crate::id::Actor([9; 16]), u64::MAX)]).encode());

@@ -79,7 +79,7 @@ fn a_chain_relays() {
     }
     cluster.run_until_quiescent();
     cluster.assert_converged();
-    assert_eq!(cluster.nodes[4].engine.replica().documents().len(), 5);
+    assert_eq!(cluster.nodes[4].engine.replica().logs().documents().len(), 5);
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn a_removed_device_leaves_roots_and_views_everywhere() {
     cluster.connect_all();
     cluster.write(2, Kind::Device, "a", Value::Int(1));
     cluster.run_until_quiescent();
-    assert_eq!(cluster.nodes[0].engine.replica().documents().len(), 1);
+    assert_eq!(cluster.nodes[0].engine.replica().logs().documents().len(), 1);
     cluster.cut(1, 2);
     cluster.cut(0, 2);
     cluster.write(2, Kind::Device, "a", Value::Int(2));
@@ -163,7 +163,7 @@ fn a_removed_device_leaves_roots_and_views_everywhere() {
     assert!(!cluster.is_connected(0, 2) && !cluster.is_connected(1, 2));
     cluster.crash(2, Crash::Process);
     cluster.assert_converged();
-    assert!(cluster.nodes[1].engine.replica().documents().is_empty());
+    assert!(cluster.nodes[1].engine.replica().logs().documents().is_empty());
     assert!(cluster.nodes[1].store.rows(Table::Stranded).count() > 0, "what it wrote is kept");
 }
 
@@ -205,7 +205,7 @@ fn a_pin_brings_back_what_was_stranded() {
     let statements = cluster.fleet.entry(&one_time, &thief, "node-1").iter().map(|signed| signed.parts()).collect();
     cluster.request(0, |request| Input::Statements { request, statements });
     cluster.run_until_quiescent();
-    assert!(cluster.nodes[0].engine.replica().documents().is_empty());
+    assert!(cluster.nodes[0].engine.replica().logs().documents().is_empty());
     cluster.assert_converged();
     cluster.write(1, Kind::Device, "a", Value::Int(2));
     cluster.run_until_quiescent();
@@ -283,7 +283,7 @@ fn what_is_written_between_two_hellos_arrives() {
     cluster.request(0, |request| Input::Statements { request, statements });
     cluster.run_until_quiescent();
     cluster.assert_converged();
-    assert_eq!(cluster.nodes[1].engine.replica().documents().len(), 2);
+    assert_eq!(cluster.nodes[1].engine.replica().logs().documents().len(), 2);
 }
 
 /// More nodes edit one document in a cut than a change may build on: it can be written all the same, and settles.

@@ -330,7 +330,7 @@ fn what_was_muted_is_told_when_it_is_asked_for() {
     as_if_asked(&mut cluster, 1);
     cluster.run_for(400);
     let (a, b) = (cluster.nodes[0].engine.replica(), cluster.nodes[node].engine.replica());
-    assert_eq!(a.documents(), b.documents());
+    assert_eq!(a.logs().documents(), b.logs().documents());
     assert_eq!(a.roster().entries().len(), b.roster().entries().len());
 }
 
@@ -342,7 +342,7 @@ fn who_claims_everything_and_delivers_nothing_holds_nothing_up() {
     cluster.run_until_quiescent();
     let liar = cluster.link_to(2, 3).unwrap();
     cluster.freeze(3);
-    let logs: Vec<_> = cluster.nodes[2].engine.replica().logs().keys().map(|actor| (*actor, u64::MAX)).collect();
+    let logs: Vec<_> = cluster.nodes[2].engine.replica().logs().iter().map(|log| (log.actor(), u64::MAX)).collect();
     cluster.input(2, Input::Frame { link: liar, channel: Channel::Control, bytes: Frame::Have(logs).encode() });
     cluster.run_for(1_000);
     for value in 2..5 {

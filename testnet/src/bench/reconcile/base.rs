@@ -7,7 +7,7 @@ use crdt::change::sign;
 use crdt::schema::{DocumentName, Value};
 use crdt::statement::{Body, Removal, SignedStatement};
 use crdt::store::{Batch, LogStore, MemoryStore, TABLES};
-use crdt::sync::{Config, Edit, Engine, Input, Replica, Reply};
+use crdt::sync::{Config, Edit, Engine, Input, Reply};
 
 use crate::bench::pair::{Node, Pair, Sent, Wire};
 use crate::sim::disk::Disk;
@@ -21,7 +21,7 @@ const WRITTEN_US: u64 = 1;
 pub(crate) struct Base {
     fleet: Fleet,
     store: Arc<MemoryStore>,
-    replica: Replica,
+    engine: Engine,
     /// Logs of changes, each in a document of its own.
     logs: usize,
     starts: u64,
@@ -33,15 +33,15 @@ impl Base {
     pub(crate) fn make(logs: usize) -> anyhow::Result<Base> {
         let places = ["a-0", "a-1"].map(|name| Place { name: name.to_owned(), zone: "a".to_owned() });
         let fleet = Fleet::new(&places, |_| true);
-        let (store, replica) = (fleet.base.clone(), fleet.replica.clone());
-        let mut base = Base { fleet, store, replica, logs, starts: 0 };
+        let (store, engine) = (fleet.base.clone(), fleet.engine.clone());
+        let mut base = Base { fleet, store, engine, logs, starts: 0 };
         for number in 0..2 {
             let mut node = base.node(number);
             for document in base.written_on(number) {
                 base.write(&mut node, WRITTEN_US, document, 0)?;
             }
             base.store = Arc::new(whole(&node.disk)?);
-            base.replica = node.engine.replica().clone();
+            base.engine = node.engine;
         }
         Ok(base)
     }
@@ -60,7 +60,8 @@ impl Base {
 
     fn node(&mut self, number: usize) -> Node {
         let key = key_of(&self.fleet.devices[number]);
-        let engine = Engine::on(self.config(number), self.replica.clone());
+        let config = self.config(number);
+        let engine = self.engine.copy_for(config);
         Node::new(engine, key, Disk::new(self.store.clone()))
     }
 

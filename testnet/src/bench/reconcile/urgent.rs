@@ -58,7 +58,7 @@ pub(super) fn rows(mebibytes: u32) -> anyhow::Result<Vec<Row>> {
 /// Whether the other side has everything.
 fn has_all(pair: &Pair) -> bool {
     let [from, to] = &pair.nodes;
-    to.engine.replica().changes() >= from.engine.replica().changes()
+    to.engine.replica().logs().changes() >= from.engine.replica().logs().changes()
 }
 
 /// A stop on a link on which nothing else is, milliseconds.

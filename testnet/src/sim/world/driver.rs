@@ -299,8 +299,7 @@ impl World<'_, '_> {
     fn acknowledged(&mut self, node: usize, actor: Actor, seq: u64) {
         let now_us = self.now_us;
         let host = &mut self.hosts[node];
-        let log =
-            host.engine.as_ref().and_then(|engine| engine.replica().logs().get(&actor)).map(|state| state.log.clone());
+        let log = host.engine.as_ref().and_then(|engine| engine.replica().logs().get(&actor)).map(|log| log.name());
         let record: Option<ChangeRecord> =
             read_record(&host.disk, Table::Change, &change_key(&actor, seq)).ok().flatten();
         let Some((log, hash)) = log.zip(record.and_then(|record| hash_of(&record.raw.0))) else { return };
