@@ -1,18 +1,10 @@
 //! Devices by number, so that what is kept of each in many places is four bytes.
 
-use std::sync::Arc;
-
 use crate::id::DeviceId;
 
-/// Devices that were given numbers; a number stands for its device as long as the process runs. Copies share the table
-/// until they give numbers of their own.
+/// Devices that were given numbers; a number stands for its device as long as the process runs.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Devices {
-    table: Arc<Table>,
-}
-
-#[derive(Debug, Clone, Default)]
-struct Table {
     ids: Vec<DeviceId>,
     /// Numbers in the order of their devices.
     sorted: Vec<u32>,
@@ -22,42 +14,39 @@ impl Devices {
     /// The number of a device, given to it where it has none.
     pub(super) fn intern(&mut self, device: &DeviceId) -> u32 {
         match self.place(device) {
-            Ok(at) => self.table.sorted[at],
+            Ok(at) => self.sorted[at],
             Err(at) => {
                 let number = u32::try_from(self.len()).expect("a fleet has fewer than 2^32 devices");
-                let Table { ids, sorted } = Arc::make_mut(&mut self.table);
-                make_room(ids);
-                make_room(sorted);
-                ids.push(*device);
-                sorted.insert(at, number);
+                make_room(&mut self.ids);
+                make_room(&mut self.sorted);
+                self.ids.push(*device);
+                self.sorted.insert(at, number);
                 number
             }
         }
     }
 
     pub(super) fn find(&self, device: &DeviceId) -> Option<u32> {
-        self.place(device).ok().map(|at| self.table.sorted[at])
+        self.place(device).ok().map(|at| self.sorted[at])
     }
 
     fn place(&self, device: &DeviceId) -> Result<usize, usize> {
-        let Table { ids, sorted } = self.table.as_ref();
-        sorted.binary_search_by_key(device, |number| ids[*number as usize])
+        self.sorted.binary_search_by_key(device, |number| self.ids[*number as usize])
     }
 
     /// The device of a number that was given.
     pub(super) fn id(&self, number: u32) -> &DeviceId {
-        &self.table.ids[number as usize]
+        &self.ids[number as usize]
     }
 
     pub(super) fn len(&self) -> usize {
-        self.table.ids.len()
+        self.ids.len()
     }
 
     /// Bytes on the heap.
     #[cfg(test)]
     pub(super) fn heap_bytes(&self) -> usize {
-        let Table { ids, sorted } = self.table.as_ref();
-        ids.capacity() * size_of::<DeviceId>() + sorted.capacity() * size_of::<u32>()
+        self.ids.capacity() * size_of::<DeviceId>() + self.sorted.capacity() * size_of::<u32>()
     }
 }
 

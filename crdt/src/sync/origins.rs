@@ -4,6 +4,7 @@
 //! what is kept for each (link, origin) is two bits.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use super::devices::{Devices, make_room};
 use crate::id::{DeviceId, StatementId};
@@ -34,7 +35,8 @@ impl Origin {
 /// All origins.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Origins {
-    devices: Devices,
+    /// Shared by the copies of an engine until one gives a number of its own.
+    devices: Arc<Devices>,
     sources: Vec<[u32; SOURCES_MAX]>,
     strangers: usize,
 }
@@ -42,7 +44,8 @@ pub(super) struct Origins {
 impl Origins {
     /// The number of a device, given to it where it has none.
     pub(super) fn intern(&mut self, device: &DeviceId) -> Origin {
-        let number = self.devices.intern(device);
+        let known = self.devices.find(device);
+        let number = known.unwrap_or_else(|| Arc::make_mut(&mut self.devices).intern(device));
         while self.sources.len() < self.devices.len() {
             make_room(&mut self.sources);
             self.sources.push([NONE; SOURCES_MAX]);

@@ -48,7 +48,7 @@ struct Row {
     /// How many of its changes the store has not reported as written.
     unstored: u32,
     carrier: u32,
-    /// The next log of that carrier.
+    /// The next log of that carrier, of those that are its own or of the others.
     next: u32,
     bucket: u16,
 }
@@ -68,8 +68,20 @@ enum RowName {
 struct Carrier {
     /// Known once it carries a log of its own.
     key: Option<Key>,
-    /// The first of its logs.
-    first: u32,
+    /// The first log of its own documents.
+    own: u32,
+    /// The first of its other logs, which may be many.
+    others: u32,
+}
+
+impl Carrier {
+    /// Where the chain begins that a row of this name is part of.
+    fn first(&mut self, name: &RowName) -> &mut u32 {
+        match name {
+            RowName::OwnDocument { .. } => &mut self.own,
+            RowName::Full(_) => &mut self.others,
+        }
+    }
 }
 
 /// All logs, by actor, bucket, carrier and document.
@@ -151,11 +163,6 @@ impl<'a> Log<'a> {
         }
     }
 
-    /// Whether it is of its carrier's own document of that kind.
-    fn is_own(&self) -> bool {
-        matches!(self.row.name, RowName::OwnDocument { .. })
-    }
-
     /// How urgent its changes are.
     pub(crate) fn class(&self) -> Class {
         self.kind().class()
@@ -202,13 +209,13 @@ impl<'a> Log<'a> {
 }
 
 /// The device whose document of its kind this is, and no part of it.
-fn own_of(document: &DocumentName) -> Option<DeviceId> {
+fn device_of_whole(document: &DocumentName) -> Option<DeviceId> {
     document.device().filter(|_| document.name().len() == 2 * size_of::<DeviceId>())
 }
 
 impl RowName {
     fn of(log: &LogName) -> RowName {
-        let is_own = own_of(&log.document) == Some(log.carrier) && log.author.device() == log.carrier;
+        let is_own = device_of_whole(&log.document) == Some(log.carrier) && log.author.device() == log.carrier;
         match u32::try_from(log.epoch) {
             Ok(epoch) if is_own => {
                 RowName::OwnDocument { kind: log.document.kind(), epoch, incarnation: log.incarnation }
@@ -268,16 +275,24 @@ impl Logs {
 
     /// The logs that a device carries.
     pub(crate) fn carried_by<'a>(&'a self, device: &DeviceId) -> impl Iterator<Item = Log<'a>> + use<'a> {
-        let first = self.devices.find(device).map(|carrier| self.carriers[carrier as usize].first);
-        self.chain(first.unwrap_or(NONE)).map(|number| self.log(number))
+        let carrier = self.devices.find(device).map(|carrier| &self.carriers[carrier as usize]);
+        carrier.into_iter().flat_map(|carrier| [carrier.own, carrier.others]).flat_map(|first| self.chain(first))
+    }
+
+    /// The logs of the carrier's own documents.
+    fn own_of(&self, device: &DeviceId) -> impl Iterator<Item = Log<'_>> {
+        let carrier = self.devices.find(device).map(|carrier| &self.carriers[carrier as usize]);
+        carrier.into_iter().flat_map(|carrier| self.chain(carrier.own))
     }
 
     /// The logs of a document, ascending.
     pub fn of_document(&self, document: &DocumentName) -> Vec<Actor> {
         let named = self.named.get(document).into_iter().flatten().map(|number| self.log(*number));
-        let of_device = own_of(document).into_iter().flat_map(|device| self.carried_by(&device));
-        let own = of_device.filter(|log| log.is_own() && log.kind() == document.kind());
-        let mut actors: Vec<Actor> = named.chain(own).map(|log| log.actor()).collect();
+        let mut actors: Vec<Actor> = named.map(|log| log.actor()).collect();
+        if let Some(device) = device_of_whole(document) {
+            let of_kind = self.own_of(&device).filter(|log| log.kind() == document.kind());
+            actors.extend(of_kind.map(|log| log.actor()));
+        }
         actors.sort_unstable();
         actors
     }
@@ -295,8 +310,7 @@ impl Logs {
     /// How many documents there are.
     pub fn documents_len(&self) -> usize {
         let own_kinds = |carrier: &Carrier| {
-            let own = self.chain(carrier.first).map(|number| self.log(number)).filter(Log::is_own);
-            own.fold(0_u32, |kinds, log| kinds | 1 << log.kind() as u32).count_ones() as usize
+            self.chain(carrier.own).fold(0_u32, |kinds, log| kinds | 1 << log.kind() as u32).count_ones() as usize
         };
         let is_named_only =
             |(document, numbers): &(&DocumentName, &Vec<u32>)| self.of_document(document).len() == numbers.len();
@@ -328,14 +342,14 @@ impl Logs {
         let carrier = self.devices.intern(&log.carrier);
         if self.carriers.len() < self.devices.len() {
             make_room(&mut self.carriers);
-            self.carriers.push(Carrier { key: None, first: NONE });
+            self.carriers.push(Carrier { key: None, own: NONE, others: NONE });
         }
         let name = RowName::of(log);
         let of_carrier = &mut self.carriers[carrier as usize];
         if matches!(name, RowName::OwnDocument { .. }) {
             of_carrier.key = Some(log.author);
         }
-        let next = of_carrier.first;
+        let next = *of_carrier.first(&name);
         let row =
             Row { actor, head: ChangeHash([0; 32]), seq: 0, position: 0, name, unstored: 0, carrier, next, bucket };
         let number = match self.free.pop() {
@@ -349,7 +363,8 @@ impl Logs {
                 u32::try_from(self.rows.len() - 1).expect("there are fewer than 2^32 logs")
             }
         };
-        of_carrier.first = number;
+        let row = &self.rows[number as usize];
+        *self.carriers[carrier as usize].first(&row.name) = number;
         if let RowName::Full(_) = &self.row(number).name {
             self.named.entry(log.document.clone()).or_default().push(number);
         }
@@ -366,11 +381,14 @@ impl Logs {
         if let Ok(place) = self.place(&self.shelves[at], bucket, actor) {
             self.shelves[at].remove(place);
         }
-        let Row { carrier, next, .. } = *self.row(number);
-        let before = self.chain(self.carriers[carrier as usize].first).find(|other| self.row(*other).next == number);
-        match before {
-            Some(before) => self.rows[before as usize].next = next,
-            None => self.carriers[carrier as usize].first = next,
+        let row = &self.rows[number as usize];
+        let (first, next) = (self.carriers[row.carrier as usize].first(&row.name), row.next);
+        if *first == number {
+            *first = next;
+        } else {
+            let first = *first;
+            let before = self.chain(first).find(|log| log.row.next == number).map(|log| log.number);
+            before.into_iter().for_each(|before| self.rows[before as usize].next = next);
         }
         if let Some(numbers) = self.named.get_mut(&name.document) {
             numbers.retain(|other| *other != number);
@@ -405,9 +423,10 @@ impl Logs {
         Some(std::mem::replace(&mut self.rows[number as usize].position, position))
     }
 
-    fn chain(&self, first: u32) -> impl Iterator<Item = u32> {
-        let known = |number: u32| Some(number).filter(|number| *number != NONE);
-        std::iter::successors(known(first), move |number| known(self.row(*number).next))
+    /// The logs of a carrier from this one on.
+    fn chain(&self, first: u32) -> impl Iterator<Item = Log<'_>> {
+        let known = |number: u32| (number != NONE).then(|| self.log(number));
+        std::iter::successors(known(first), move |log| known(log.row.next))
     }
 
     fn row(&self, number: u32) -> &Row {

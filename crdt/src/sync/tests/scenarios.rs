@@ -167,6 +167,30 @@ fn a_removed_device_leaves_roots_and_views_everywhere() {
     assert!(cluster.nodes[1].store.rows(Table::Stranded).count() > 0, "what it wrote is kept");
 }
 
+/// What a removed device's logs were called on a link stands for no other log afterwards.
+#[test]
+fn other_logs_take_the_place_of_those_that_are_gone() {
+    let mut cluster = Cluster::new(4, 14);
+    (0..3).for_each(|node| cluster.connect(node, node + 1));
+    for kind in [Kind::Device, Kind::Link] {
+        cluster.write(3, kind, "a", Value::Int(1));
+    }
+    cluster.run_until_quiescent();
+    let removal = Removal { device: cluster.device(3), reason: "stolen".to_owned() };
+    let statements = vec![cluster.fleet.sign(Body::Removal(removal))];
+    cluster.request(0, |request| Input::Statements { request, statements });
+    cluster.run_until_quiescent();
+    cluster.crash(3, Crash::Process);
+    for kind in [Kind::Environment, Kind::Resource, Kind::Device] {
+        cluster.write(0, kind, "a", Value::Int(2));
+        cluster.write(2, kind, "a", Value::Int(3));
+        cluster.run_until_quiescent();
+    }
+    cluster.assert_converged();
+    assert_eq!(cluster.nodes[1].engine.replica().logs().len(), 6);
+    assert!(cluster.nodes[1].audit.is_empty() && cluster.nodes[1].closed.is_empty(), "{:?}", cluster.nodes[1].audit);
+}
+
 /// Two devices used one ticket on two sides of a cut: neither counts until a pin says which, in any order.
 #[test]
 fn a_ticket_that_was_used_twice_needs_a_pin() {
