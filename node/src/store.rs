@@ -22,9 +22,11 @@ use rocksdb::{DBRawIterator, ReadOptions, Snapshot, WriteBatch};
 mod errors;
 mod open;
 mod tuning;
+mod writer;
 
 pub use errors::{Damage, OpenError, WriteError};
 use open::Open;
+pub use writer::{Applied, Writer};
 
 /// Free space from which a store that ran out of it is opened anew (PROTOCOL 10).
 const RESERVE_BYTES: u64 = 64 << 20;
