@@ -349,23 +349,25 @@ impl Node {
 
     /// Reports what was applied meanwhile.
     fn applied(&mut self) {
-        while let Some(applied) = self.writer.poll() {
-            match applied {
-                Ok(applied) => self.persisted(applied),
-                Err(error) => self.lost_batch(&error),
-            }
-            self.effects();
+        while let Some(result) = self.writer.poll() {
+            self.was_applied(result);
         }
     }
 
     /// Waits for what is behind: who looks at the store beside the engine sees all that the engine has in memory.
     fn settle(&mut self) {
-        while let Some(applied) = self.writer.wait() {
-            match applied {
-                Ok(applied) => self.persisted(applied),
-                Err(error) => self.lost_batch(&error),
+        while let Some(result) = self.writer.wait() {
+            self.was_applied(result);
+        }
+    }
+
+    fn was_applied(&mut self, result: Result<Applied, WriteError>) {
+        match result {
+            Ok(applied) => {
+                self.persisted(applied);
+                self.effects();
             }
-            self.effects();
+            Err(error) => self.lost_batch(&error),
         }
     }
 

@@ -126,6 +126,7 @@ impl Node {
     }
 
     fn mesh_event(&mut self, event: Event) {
+        self.writer.begin();
         match event {
             Event::Listening { addr } => {
                 tracing::info!(address = %addr, "listening");
