@@ -3,8 +3,9 @@
 //! Keys and records are this crate's, with golden tests; a store is an ordered map per table. The contract:
 //!
 //! * Reads are synchronous, see every batch that was applied, and are bounded by the caller.
-//! * A driver applies the batch of a `Persist` effect, whole or not at all, *before* it gives the engine its next
-//!   input, so that the engine's reads always see its own writes.
+//! * A driver applies the batch of a `Persist` effect, whole or not at all. *Before* it gives the engine its next input
+//!   all reads see it, applied or not, so that the engine's reads always see its own writes; where one is not applied,
+//!   none after it is, and the engine is opened anew.
 //! * It reports `Persisted(token)` in order: for [`Durability::Synced`] after the batch would survive a power cut,
 //!   for [`Durability::Written`] after it would survive the end of the process.
 

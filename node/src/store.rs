@@ -21,6 +21,7 @@ use rocksdb::{DBRawIterator, ReadOptions, Snapshot, WriteBatch};
 
 mod errors;
 mod open;
+mod recent;
 mod tuning;
 mod writer;
 

@@ -13,6 +13,7 @@ use crdt::store::{Batch, Durability, LogStore, StoreError, Table, Visit, scan_ov
 use crdt::sync::Token;
 use tokio::sync::Notify;
 
+use super::recent::Recent;
 use super::{Store, WriteError};
 
 /// Most batches that are kept behind.
@@ -31,6 +32,8 @@ pub struct Applied {
 pub struct Writer {
     store: Store,
     behind: VecDeque<Behind>,
+    /// Of all that was written, behind or not.
+    recent: Recent,
     /// Those that were not handed to the thread yet.
     held: Mutex<VecDeque<Arc<Batch>>>,
     /// None where one thread has to do everything.
@@ -64,7 +67,7 @@ impl Writer {
             let store = store.clone();
             Applier::start(move |batch| store.apply(batch), Arc::clone(&wake))
         });
-        Writer { store, behind: VecDeque::new(), held: Mutex::default(), applier, wake }
+        Writer { store, behind: VecDeque::new(), recent: Recent::default(), held: Mutex::default(), applier, wake }
     }
 
     /// Fires when [`Writer::poll`] may have something new.
@@ -80,6 +83,7 @@ impl Writer {
         while self.behind.len() > if is_behind { BEHIND_MAX - 1 } else { 0 } {
             done.extend(self.wait().transpose()?);
         }
+        self.recent.note(&batch);
         if is_behind {
             let batch = Arc::new(batch);
             self.behind.push_back(Behind { batch: Arc::clone(&batch), applied });
@@ -129,6 +133,7 @@ impl Writer {
 
     /// Drops what is behind: one of it was not applied, and none after that. Batches are applied again from now on.
     pub fn forget(&mut self) {
+        self.recent = Recent::default();
         let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).len();
         self.held.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
         // These have no result.
@@ -191,7 +196,8 @@ impl Drop for Writer {
 
 impl LogStore for Writer {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.behind.iter().rev().find_map(|newer| newer.batch.get(table, key)) {
+        let behind = || self.behind.iter().rev().find_map(|newer| newer.batch.get(table, key));
+        match self.recent.get(table, key).or_else(behind) {
             Some(written) => Ok(written.map(<[u8]>::to_vec)),
             None => self.store.get(table, key),
         }
