@@ -3,13 +3,14 @@
 //! Keys and records are this crate's, with golden tests; a store is an ordered map per table. The contract:
 //!
 //! * Reads are synchronous, see every batch that was applied, and are bounded by the caller.
-//! * A driver applies the batch of a `Persist` effect, whole or not at all, *before* it gives the engine its next
-//!   input, so that the engine's reads always see its own writes.
+//! * A driver applies the batch of a `Persist` effect, whole or not at all. *Before* it gives the engine its next input
+//!   all reads see it, applied or not, so that the engine's reads always see its own writes; where one is not applied,
+//!   none after it is, and the engine is opened anew.
 //! * It reports `Persisted(token)` in order: for [`Durability::Synced`] after the batch would survive a power cut,
 //!   for [`Durability::Written`] after it would survive the end of the process.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{Bound, ControlFlow};
 
 mod keys;
 mod memory;
@@ -102,37 +103,75 @@ pub enum Durability {
     Synced,
 }
 
-/// Writes that are applied whole or not at all: table and key to a value, or to its deletion.
+/// Writes of one table: the last one of each key, a value or its deletion.
+pub type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// Writes that are applied whole or not at all.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Batch {
-    /// The last write of each key.
-    pub writes: BTreeMap<(Table, Vec<u8>), Option<Vec<u8>>>,
+    /// In the order of [`TABLES`].
+    tables: [Rows; TABLES.len()],
 }
 
 impl Batch {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
-        self.writes.is_empty()
+        self.tables.iter().all(Rows::is_empty)
     }
 
     /// Sets a value.
     pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: Vec<u8>) {
-        self.writes.insert((table, key.into()), Some(value));
+        self.rows_mut(table).insert(key.into(), Some(value));
     }
 
     /// Takes a value away.
     pub fn delete(&mut self, table: Table, key: impl Into<Vec<u8>>) {
-        self.writes.insert((table, key.into()), None);
+        self.rows_mut(table).insert(key.into(), None);
     }
 
     /// Adds the writes of a later batch.
     pub fn append(&mut self, later: Batch) {
-        self.writes.extend(later.writes);
+        for (rows, later) in self.tables.iter_mut().zip(later.tables) {
+            if rows.is_empty() {
+                *rows = later;
+            } else {
+                rows.extend(later);
+            }
+        }
+    }
+
+    /// What is written at a key, if anything: a value, or none for its deletion.
+    pub fn get(&self, table: Table, key: &[u8]) -> Option<Option<&[u8]>> {
+        self.rows(table).get(key).map(Option::as_deref)
+    }
+
+    /// The writes of a table.
+    pub fn rows(&self, table: Table) -> &Rows {
+        &self.tables[table as usize]
+    }
+
+    /// The writes of a table, to be changed.
+    pub fn rows_mut(&mut self, table: Table) -> &mut Rows {
+        &mut self.tables[table as usize]
+    }
+
+    /// The writes of a table from `from` (included) to `to` (excluded), ascending.
+    pub fn range(&self, table: Table, from: &[u8], to: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        // `BTreeMap::range` panics on a range that ends before it begins.
+        let to = to.max(from);
+        let rows = self.rows(table).range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        rows.map(|(key, value)| (key.as_slice(), value.as_deref()))
+    }
+
+    /// All writes, by table and key.
+    pub fn iter(&self) -> impl Iterator<Item = (Table, &[u8], Option<&[u8]>)> {
+        let tables = TABLES.iter().zip(&self.tables);
+        tables.flat_map(|((table, _), rows)| rows.iter().map(|(key, value)| (*table, key.as_slice(), value.as_deref())))
     }
 
     /// Bytes of keys and values.
     pub fn size(&self) -> usize {
-        self.writes.iter().map(|((_, key), value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum()
+        self.iter().map(|(_, key, value)| key.len() + value.map_or(0, <[u8]>::len)).sum()
     }
 }
 
@@ -184,8 +223,8 @@ impl<'a> Staged<'a> {
 
 impl LogStore for Staged<'_> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.batch.writes.get(&(table, key.to_vec())) {
-            Some(written) => Ok(written.clone()),
+        match self.batch.get(table, key) {
+            Some(written) => Ok(written.map(<[u8]>::to_vec)),
             None => self.base.get(table, key),
         }
     }
@@ -194,9 +233,7 @@ impl LogStore for Staged<'_> {
         if from >= to {
             return Ok(());
         }
-        let over = self.batch.writes.range((table, from.to_vec())..(table, to.to_vec()));
-        let over = over.map(|((_, key), value)| (key.as_slice(), value.as_deref()));
-        scan_over(self.base, over, table, from, to, visit)
+        scan_over(self.base, self.batch.range(table, from, to), table, from, to, visit)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The agent: the one task that owns the engine. Everything else talks to it through [`Agent`].
 //!
-//! It applies the engine's batches before the next input, hands tokens that must be synced to a thread of its own,
-//! and moves frames between the engine and the mesh. It never waits for a peer, a disk or a person.
+//! It applies the engine's batches before the next input, or keeps them behind where they need not be synced
+//! ([`Writer`]), hands tokens that must be synced to a thread of its own, and moves frames between the engine and the
+//! mesh. It never waits for a peer, a disk or a person.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use crdt::id::{DeviceId, FleetId, Key, Time};
 use crdt::join::{JoinAnswer, JoinRefusal};
 use crdt::roster::Standing;
 use crdt::store::{AuditRecord, Durability};
-use crdt::sync::{Changed, Config, Effect, Engine, Input, Reply, RequestId, Token};
+use crdt::sync::{Changed, Config, Effect, Engine, Input, Reply, RequestId};
 use ed25519_dalek::SigningKey;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -22,7 +23,7 @@ use transport::PeerKey;
 use crate::clock::Clock;
 use crate::folder::Folder;
 use crate::judging;
-use crate::store::{Store, WriteError};
+use crate::store::{Applied, Store, WriteError, Writer};
 
 mod addresses;
 mod events;
@@ -95,6 +96,8 @@ impl Gatekeeper {
 pub(crate) struct Node {
     pub(crate) engine: Engine,
     store: Store,
+    /// The store, as the engine sees it.
+    writer: Writer,
     pub(crate) key: Key,
     pub(crate) fleet: FleetId,
     pub(crate) started: Instant,
@@ -187,9 +190,10 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
     let (syncer, synced) = Syncer::start(setup.store.clone());
     let agent =
         Agent { commands: command_sender, events: events.clone(), restored: restored_seen, store: setup.store.clone() };
-    let now = Instant::now();
+    let (now, threads) = (Instant::now(), judging::threads());
     let mut node = Node {
         engine,
+        writer: Writer::start(setup.store.clone(), threads),
         store: setup.store,
         key: Key(setup.key.verifying_key().to_bytes()),
         fleet: setup.fleet,
@@ -213,7 +217,7 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
         restored,
         space_check_at: now,
         group_sync_at: None,
-        threads: judging::threads(),
+        threads,
         failure: None,
     };
     node.note_seeds();
@@ -224,7 +228,11 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
 async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> End {
     let Inbox { mut commands, mut mesh, mut synced } = inbox;
     let mut mesh_events_in_a_row = 0;
+    let applied = node.writer.wake();
     while node.failure.is_none() {
+        if mesh.is_empty() {
+            node.writer.begin();
+        }
         let wake = node.next_wake();
         tokio::select! {
             biased;
@@ -233,6 +241,7 @@ async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> E
                 Some(result) => node.synced(result),
                 None => node.failure = Some(Failed::Syncer),
             },
+            () = applied.notified() => node.applied(),
             event = mesh.recv() => match event {
                 Some(event) => {
                     mesh_events_in_a_row += node.mesh_events(event, &mut mesh);
@@ -257,6 +266,7 @@ async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> E
     if node.failure.is_none() {
         node.input(Input::Stop);
     }
+    node.settle();
     let Node { mesh, store, failure, .. } = node;
     mesh.shutdown().await;
     if let Err(error) = store.sync() {
@@ -288,7 +298,7 @@ impl Node {
     fn input(&mut self, input: Input) {
         self.tell_time();
         let now = self.now();
-        self.engine.handle(now, input, &self.store);
+        self.engine.handle(now, input, &self.writer);
         self.effects();
     }
 
@@ -296,17 +306,17 @@ impl Node {
     fn tell_time(&mut self) {
         let wall = Input::WallClock(self.clock.wall_ms());
         let now = self.now();
-        self.engine.handle(now, wall, &self.store);
+        self.engine.handle(now, wall, &self.writer);
     }
 
     fn effects(&mut self) {
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
                 Effect::Persist { batch, token, durability } => {
-                    if let Err(error) = self.store.apply(&batch) {
-                        return self.lost_batch(&error);
+                    match self.writer.persist(batch, Applied { token, durability }) {
+                        Ok(applied) => applied.into_iter().for_each(|applied| self.persisted(applied)),
+                        Err(error) => return self.lost_batch(&error),
                     }
-                    self.persist(token, durability);
                 }
                 Effect::Send { link, channel, bytes } => self.send(link, channel, bytes),
                 Effect::Close { link, reason } => self.close_link(link, &reason),
@@ -337,15 +347,39 @@ impl Node {
         }
     }
 
+    /// Reports what was applied meanwhile.
+    fn applied(&mut self) {
+        while let Some(result) = self.writer.poll() {
+            self.was_applied(result);
+        }
+    }
+
+    /// Waits for what is behind: who looks at the store beside the engine sees all that the engine has in memory.
+    fn settle(&mut self) {
+        while let Some(result) = self.writer.wait() {
+            self.was_applied(result);
+        }
+    }
+
+    fn was_applied(&mut self, result: Result<Applied, WriteError>) {
+        match result {
+            Ok(applied) => {
+                self.persisted(applied);
+                self.effects();
+            }
+            Err(error) => self.lost_batch(&error),
+        }
+    }
+
     /// Reports a batch as stored: at once, or after the sync that it or an earlier one waits for.
-    fn persist(&mut self, token: Token, durability: Durability) {
+    fn persisted(&mut self, Applied { token, durability }: Applied) {
         if durability == Durability::Synced || self.syncer.is_busy() {
             self.syncer.sync(token);
             return;
         }
         self.group_sync_at.get_or_insert(Instant::now() + Duration::from_millis(GROUP_SYNC_MS));
         let now = self.now();
-        self.engine.handle(now, Input::Persisted(token), &self.store);
+        self.engine.handle(now, Input::Persisted(token), &self.writer);
     }
 
     fn synced(&mut self, result: Result<Ticket, WriteError>) {
@@ -372,6 +406,7 @@ impl Node {
             let _ = reply.send(Reply::Refused(format!("the disk takes no writes: {error}")));
         }
         self.joins.clear();
+        self.writer.forget();
         self.syncer.forget();
         let seed = u64::from_be_bytes(crate::folder::random());
         match Engine::open(Config { seed, ..self.config.clone() }, &self.store) {
@@ -409,6 +444,7 @@ impl Node {
     }
 
     fn command(&mut self, command: Command) {
+        self.settle();
         match command {
             Command::Look(look) => look(self),
             Command::SetOffline(offline, reply) => {

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crdt::sync::{Engine, Foresight, Input, Judged, LinkFrame};
 
-use crate::store::Store;
+use crate::store::Writer;
 
 /// Most frames that are taken together.
 pub const FRAMES_MAX: usize = 64;
@@ -42,16 +42,18 @@ impl Gathered {
         self.frames.is_empty()
     }
 
-    /// The next input of this engine, judged on that many threads. Nothing else may be given to the engine before it.
-    pub fn into_input(self, engine: &Engine, store: &Store, threads: usize) -> Input {
+    /// The next input of this engine, judged on that many threads; a batch that the writer holds is applied after it.
+    /// Nothing else may be given to the engine before it.
+    pub fn into_input(self, engine: &Engine, store: &Writer, threads: usize) -> Input {
         let Gathered { frames, .. } = self;
         let judged = if threads > 1 { judge(&engine.foresee(&frames), store, threads) } else { Vec::new() };
+        store.begin();
         Input::Frames { frames, judged }
     }
 }
 
 /// Judges what can be judged apart; nothing where that is one document, which the engine does as well by itself.
-fn judge(foresight: &Foresight<'_>, store: &Store, threads: usize) -> Vec<Judged> {
+fn judge(foresight: &Foresight<'_>, store: &Writer, threads: usize) -> Vec<Judged> {
     let documents = foresight.documents();
     if documents < 2 {
         return Vec::new();
@@ -59,7 +61,10 @@ fn judge(foresight: &Foresight<'_>, store: &Store, threads: usize) -> Vec<Judged
     let next = AtomicUsize::new(0);
     let work = || {
         let number = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|number| *number < documents);
-        std::iter::from_fn(number).map(|number| foresight.judge(number, store)).collect::<Vec<Judged>>()
+        let judged = std::iter::from_fn(number).map(|number| foresight.judge(number, store)).collect::<Vec<Judged>>();
+        // This core is free now: the batch before is applied while the engine takes these frames.
+        store.begin();
+        judged
     };
     std::thread::scope(|scope| {
         let others: Vec<_> = (1..threads.min(documents)).map(|_| scope.spawn(work)).collect();

@@ -21,10 +21,13 @@ use rocksdb::{DBRawIterator, ReadOptions, Snapshot, WriteBatch};
 
 mod errors;
 mod open;
+mod recent;
 mod tuning;
+mod writer;
 
 pub use errors::{Damage, OpenError, WriteError};
 use open::Open;
+pub use writer::{Applied, Writer};
 
 /// Free space from which a store that ran out of it is opened anew (PROTOCOL 10).
 const RESERVE_BYTES: u64 = 64 << 20;
@@ -251,18 +254,21 @@ impl fmt::Debug for Store {
 }
 
 fn write(open: &Open, batch: &Batch) -> Result<(), WriteError> {
-    let mut writes = WriteBatch::default();
-    // Writes are sorted by table, and finding one by its name is not for nothing.
-    let mut last = None;
-    for ((table, key), value) in &batch.writes {
-        let family = match last {
-            Some((of, family)) if of == *table => family,
-            _ => open.family(*table),
-        };
-        last = Some((*table, family));
-        match value {
-            Some(value) => writes.put_cf(family, key, value),
-            None => writes.delete_cf(family, key),
+    // What it holds beside keys and values is less than this a row.
+    const ROW_BYTES: usize = 12;
+    let rows: usize = TABLES.iter().map(|(table, _)| batch.rows(*table).len()).sum();
+    let mut writes = WriteBatch::with_capacity_bytes(batch.size() + rows * ROW_BYTES);
+    for (table, _) in TABLES {
+        let rows = batch.rows(table);
+        if rows.is_empty() {
+            continue;
+        }
+        let family = open.family(table);
+        for (key, value) in rows {
+            match value {
+                Some(value) => writes.put_cf(family, key, value),
+                None => writes.delete_cf(family, key),
+            }
         }
     }
     open.db.write(writes).map_err(|error| open.write_error(error))

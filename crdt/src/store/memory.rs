@@ -13,10 +13,10 @@ pub struct MemoryStore {
 impl MemoryStore {
     /// Applies a batch.
     pub fn apply(&mut self, batch: &Batch) {
-        for ((table, key), value) in &batch.writes {
-            let rows = self.tables.entry(*table).or_default();
+        for (table, key, value) in batch.iter() {
+            let rows = self.tables.entry(table).or_default();
             match value {
-                Some(value) => rows.insert(key.clone(), value.clone()),
+                Some(value) => rows.insert(key.to_vec(), value.to_vec()),
                 None => rows.remove(key),
             };
         }

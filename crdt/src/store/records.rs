@@ -11,10 +11,14 @@ use crate::schema::Value;
 use crate::statement::SignatureBytes;
 
 const RECORD_FORMAT: u8 = 1;
+/// Room for most records, so that their memory is asked for once.
+const RECORD_BYTES: usize = 256;
 
 /// Encodes a record.
 pub fn encode_record<T: Serialize>(record: &T) -> Vec<u8> {
-    postcard::to_extend(record, vec![RECORD_FORMAT]).expect("plain data always encodes")
+    let mut bytes = Vec::with_capacity(RECORD_BYTES);
+    bytes.push(RECORD_FORMAT);
+    postcard::to_extend(record, bytes).expect("plain data always encodes")
 }
 
 /// Decodes a record that was read at a key.

@@ -108,3 +108,9 @@ fn damaged_records_are_named() {
     }
     assert_eq!(read_record::<LogRecord>(&store, Table::Meta, &[4]), Ok(None));
 }
+
+/// A batch keeps its rows by the place of their table.
+#[test]
+fn tables_stand_in_their_order() {
+    assert!(TABLES.iter().enumerate().all(|(at, (table, _))| *table as usize == at));
+}

@@ -187,11 +187,15 @@ impl Foresight<'_> {
             let gate = Gate { fleet: &self.fleet, roster: self.roster };
             let mut staged = Staged::new(store);
             let mut siblings = siblings.clone();
-            for Waiting { at, log, bytes } in waiting {
+            for (number, Waiting { at, log, bytes }) in (1..).zip(waiting) {
                 let Ok(Some(Frame::Changes(changes))) = Frame::decode(bytes) else { continue };
                 let Changes { first_seq, changes, signature, .. } = changes;
                 let run = Run { log: log.clone(), first_seq, changes, signature };
-                let verdict = judge_run(&gate, &mut staged, &mut siblings, &run);
+                let verdict = judge_run(&gate, &staged, &siblings, &run);
+                // What comes last nothing is judged on top of.
+                if let Some(verdict) = verdict.as_ref().filter(|_| number < waiting.len()) {
+                    build_on(verdict, &mut staged, &mut siblings);
+                }
                 runs.push(JudgedRun { at: *at, run, verdict });
             }
         }
@@ -200,19 +204,21 @@ impl Foresight<'_> {
 }
 
 /// Judges a run on top of those before it; none where that cannot be told before the frames are taken.
-fn judge_run(gate: &Gate<'_>, staged: &mut Staged<'_>, siblings: &mut Vec<Actor>, run: &Run) -> Option<Verdict> {
+fn judge_run(gate: &Gate<'_>, staged: &Staged<'_>, siblings: &[Actor], run: &Run) -> Option<Verdict> {
     let (outcome, writes) = gate.judge(staged, siblings, run).ok()?;
-    match &outcome {
-        Outcome::Admitted(admitted) => {
-            siblings.retain(|sibling| !admitted.superseded.contains(sibling));
-            if let Err(at) = siblings.binary_search(&admitted.actor) {
-                siblings.insert(at, admitted.actor);
-            }
-            staged.append(writes.clone());
-        }
+    match outcome {
         // It may name a change of another document among its causes, of which nothing is known here.
-        Outcome::Waits(_) | Outcome::Refused { .. } if run.log.document.kind().has_many_writers() => return None,
-        _ => {}
+        Outcome::Waits(_) | Outcome::Refused { .. } if run.log.document.kind().has_many_writers() => None,
+        outcome => Some(Verdict { outcome, writes }),
     }
-    Some(Verdict { outcome, writes })
+}
+
+/// Stages a run that was judged, for those after it.
+fn build_on(verdict: &Verdict, staged: &mut Staged<'_>, siblings: &mut Vec<Actor>) {
+    let Outcome::Admitted(admitted) = &verdict.outcome else { return };
+    siblings.retain(|sibling| !admitted.superseded.contains(sibling));
+    if let Err(at) = siblings.binary_search(&admitted.actor) {
+        siblings.insert(at, admitted.actor);
+    }
+    staged.append(verdict.writes.clone());
 }

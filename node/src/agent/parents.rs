@@ -21,7 +21,7 @@ impl Node {
         }
         let parents = vec![self.parents_of(device)];
         let now = self.now();
-        self.engine.handle(now, Input::Parents(parents), &self.store);
+        self.engine.handle(now, Input::Parents(parents), &self.writer);
     }
 
     /// A new engine knows nothing of what an earlier one was told.

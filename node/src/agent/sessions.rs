@@ -119,13 +119,14 @@ impl Node {
             return;
         }
         self.tell_time();
-        let input = frames.into_input(&self.engine, &self.store, self.threads);
+        let input = frames.into_input(&self.engine, &self.writer, self.threads);
         let now = self.now();
-        self.engine.handle(now, input, &self.store);
+        self.engine.handle(now, input, &self.writer);
         self.effects();
     }
 
     fn mesh_event(&mut self, event: Event) {
+        self.writer.begin();
         match event {
             Event::Listening { addr } => {
                 tracing::info!(address = %addr, "listening");
@@ -214,7 +215,7 @@ impl Node {
         let Some(session) = self.sessions.up.get_mut(&link) else { return };
         if let Some(bytes) = session.outboxes[slot(channel)].take_credit() {
             let now = self.now();
-            self.engine.handle(now, Input::Writable { link, channel, bytes }, &self.store);
+            self.engine.handle(now, Input::Writable { link, channel, bytes }, &self.writer);
         }
     }
 
@@ -228,7 +229,7 @@ impl Node {
         }
         self.hand_over_parents(session.peer.device());
         let now = self.now();
-        self.engine.handle(now, Input::LinkDown(link), &self.store);
+        self.engine.handle(now, Input::LinkDown(link), &self.writer);
     }
 }
 

@@ -143,12 +143,14 @@ proptest! {
         for step in steps {
             match step {
                 Step::Apply(writes) => {
-                    let writes = writes.into_iter().map(|(table, key, value)| ((TABLES[table].0, key), value)).collect();
-                    let batch = Batch { writes };
+                    let mut batch = Batch::default();
+                    for (table, key, value) in writes {
+                        batch.rows_mut(TABLES[table].0).insert(key, value);
+                    }
                     store.apply(&batch).unwrap();
                     model.apply(&batch);
-                    for (table, key) in batch.writes.keys() {
-                        prop_assert_eq!(store.get(*table, key), model.get(*table, key));
+                    for (table, key, _) in batch.iter() {
+                        prop_assert_eq!(store.get(table, key), model.get(table, key));
                     }
                 }
                 Step::Scan(table, from, to) => {

@@ -11,7 +11,7 @@ use crdt::sync::frame::{FRAME_BYTES_MAX, Frame, Hello, PROTOCOL_RANGE, Place, Pl
 use crdt::sync::{Channel, Config, Effect, Engine, Input, LinkFrame, LinkId, Reply, RequestId};
 use ed25519_dalek::SigningKey;
 use node::judging::Gathered;
-use node::store::Store;
+use node::store::{Applied, Store, Writer};
 use serde_json::Value;
 
 use super::author::public;
@@ -24,6 +24,7 @@ const WINDOW_BYTES: usize = 64 << 20;
 pub(crate) struct Offline {
     pub(crate) engine: Engine,
     pub(crate) store: Store,
+    writer: Writer,
     start: Instant,
 }
 
@@ -44,7 +45,8 @@ impl Offline {
     /// A node with its store in this folder.
     pub(crate) fn on(config: Config, folder: &Path) -> anyhow::Result<Offline> {
         let store = Store::open(folder)?;
-        Ok(Offline { engine: Engine::open(config, &store)?, store, start: Instant::now() })
+        let writer = Writer::start(store.clone(), 1);
+        Ok(Offline { engine: Engine::open(config, &store)?, store, writer, start: Instant::now() })
     }
 
     /// Does what a node does with an input, for peers that only send.
@@ -54,14 +56,31 @@ impl Offline {
 
     /// As [`Offline::input`]; `stored` sees each batch.
     pub(crate) fn input_and(&mut self, input: Input, mut stored: impl FnMut(&Batch)) -> anyhow::Result<()> {
-        let now = Time(u64::try_from(self.start.elapsed().as_micros())?);
-        self.engine.handle(now, input, &self.store);
+        self.engine.handle(self.now(), input, &self.writer);
+        self.effects(&mut stored)?;
+        while let Some(applied) = self.writer.poll() {
+            self.persisted(applied?);
+            self.effects(&mut stored)?;
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Time {
+        Time(u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX))
+    }
+
+    fn persisted(&mut self, applied: Applied) {
+        self.engine.handle(self.now(), Input::Persisted(applied.token), &self.writer);
+    }
+
+    fn effects(&mut self, stored: &mut impl FnMut(&Batch)) -> anyhow::Result<()> {
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
-                Effect::Persist { batch, token, .. } => {
-                    self.store.apply(&batch)?;
+                Effect::Persist { batch, token, durability } => {
                     stored(&batch);
-                    self.engine.handle(now, Input::Persisted(token), &self.store);
+                    // Nothing is synced before it is reported: that is not what is measured.
+                    let applied = self.writer.persist(batch, Applied { token, durability })?;
+                    applied.into_iter().for_each(|applied| self.persisted(applied));
                 }
                 Effect::Reply { reply: Reply::Refused(reason), .. } | Effect::Close { reason, .. } => bail!(reason),
                 Effect::Audit(record) => bail!("refused: {}", record.reason),
@@ -79,15 +98,21 @@ impl Offline {
         threads: usize,
         mut stored: impl FnMut(&Batch),
     ) -> anyhow::Result<()> {
+        self.writer = Writer::start(self.store.clone(), threads);
         let mut waiting = frames.into_iter().peekable();
         while waiting.peek().is_some() {
             let mut gathered = Gathered::default();
             while let Some(frame) = waiting.next_if(|_| !gathered.is_full()) {
                 gathered.push(frame);
             }
-            let input = gathered.into_input(&self.engine, &self.store, threads);
+            let input = gathered.into_input(&self.engine, &self.writer, threads);
             self.input_and(input, &mut stored)?;
         }
+        while let Some(applied) = self.writer.wait() {
+            self.persisted(applied?);
+            self.effects(&mut stored)?;
+        }
+        self.writer = Writer::start(self.store.clone(), 1);
         Ok(())
     }
 

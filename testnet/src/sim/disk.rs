@@ -35,9 +35,10 @@ impl Disk {
 
     /// Applies a batch, whole; returns its number.
     pub(crate) fn apply(&mut self, batch: &Batch) -> u64 {
-        let mut before = Vec::with_capacity(batch.writes.len());
-        for (key, value) in &batch.writes {
-            before.push((key.clone(), self.rows.insert(key.clone(), value.clone())));
+        let mut before = Vec::new();
+        for (table, key, value) in batch.iter() {
+            let key = (table, key.to_vec());
+            before.push((key.clone(), self.rows.insert(key, value.map(<[u8]>::to_vec))));
         }
         self.next += 1;
         self.unsynced.push_back(Undo { number: self.next, before });

@@ -102,7 +102,7 @@ impl Replica {
     /// Whether a batch makes an order that was closed go on. It has to be synced: else a power cut would bring back the name
     /// of the order without what was told under it.
     pub(crate) fn reopens_order(batch: &Batch) -> bool {
-        batch.writes.get(&(Table::Setting, SETTING_CLOSED.to_vec())).is_some_and(Option::is_none)
+        batch.get(Table::Setting, SETTING_CLOSED) == Some(None)
     }
 
     /// The logs and statements that stand in the order from `position` on, told or not; `None` where they are more than

@@ -1,5 +1,7 @@
 //! Frames that are taken together, judged ahead or not, come to the same as frames one by one.
 
+use std::collections::VecDeque;
+
 use proptest::prelude::*;
 
 use super::fleet::{Fleet, key_of};
@@ -11,7 +13,7 @@ use crate::store::MemoryStore;
 use crate::sync::frame::{
     Changes, FRAME_BYTES_MAX, Frame, Hello, Name, PROTOCOL_RANGE, Place, PlaceOf, Scope, Statement,
 };
-use crate::sync::{Changed, Channel, Config, Effect, Engine, Input, Judged, LinkFrame, LinkId, RequestId};
+use crate::sync::{Changed, Channel, Config, Effect, Engine, Input, Judged, LinkFrame, LinkId, RequestId, Token};
 
 const NOW: Time = Time(1_000_000);
 const LINKS: [LinkId; 2] = [LinkId(1), LinkId(2)];
@@ -24,6 +26,9 @@ struct Receiver {
     store: MemoryStore,
     changed: Vec<Changed>,
     audits: Vec<String>,
+    /// Most batches that are reported later than the next input: reads see them, and they are on their way to the disk.
+    behind_max: usize,
+    behind: VecDeque<Token>,
 }
 
 fn framed(link: LinkId, frame: &Frame) -> LinkFrame {
@@ -35,7 +40,8 @@ impl Receiver {
         let store = MemoryStore::default();
         let config = Config { fleet: fleet.id, key: fleet.devices[0].clone(), incarnation: 7, seed: 5 };
         let engine = Engine::open(config, &store).unwrap();
-        let mut receiver = Receiver { engine, store, changed: Vec::new(), audits: Vec::new() };
+        let mut receiver =
+            Receiver { engine, store, changed: Vec::new(), audits: Vec::new(), behind_max: 0, behind: VecDeque::new() };
         for number in 0..3 {
             let statements = fleet.statements_of(number);
             receiver.input(Input::Statements { request: RequestId(number as u64), statements });
@@ -61,17 +67,30 @@ impl Receiver {
 
     fn input(&mut self, input: Input) {
         self.engine.handle(NOW, input, &self.store);
+        self.effects();
+    }
+
+    fn effects(&mut self) {
         while let Some(effect) = self.engine.poll_effect() {
             match effect {
                 Effect::Persist { batch, token, .. } => {
                     self.store.apply(&batch);
-                    self.engine.handle(NOW, Input::Persisted(token), &self.store);
+                    self.behind.push_back(token);
+                    self.report(self.behind_max);
                 }
                 Effect::Changed(changed) => self.changed.push(changed),
                 Effect::Audit(record) => self.audits.push(record.reason),
                 Effect::Fault(error) => panic!("{error}"),
                 _ => {}
             }
+        }
+    }
+
+    /// Reports what was applied, up to this many batches.
+    fn report(&mut self, behind_max: usize) {
+        while self.behind.len() > behind_max {
+            let token = self.behind.pop_front().unwrap();
+            self.engine.handle(NOW, Input::Persisted(token), &self.store);
         }
     }
 
@@ -218,13 +237,16 @@ proptest! {
         let frames = frames(&fleet, seed, count);
         let mut single = Receiver::new(&fleet);
         single.one_by_one(&frames);
-        for threads in [0, 1, 2, 4] {
+        for (threads, behind_max) in [(0, 0), (1, 0), (2, 0), (4, 0), (0, 1), (2, 1), (2, 2)] {
             let mut receiver = Receiver::new(&fleet);
+            receiver.behind_max = behind_max;
             let parts = parts(&frames, &mut Rng(seed));
             receiver.together(&parts, |receiver, part| match threads {
                 0 => Vec::new(),
                 threads => receiver.judge_on(part, threads),
             });
+            receiver.report(0);
+            receiver.effects();
             prop_assert_eq!(receiver.engine.root(), single.engine.root());
             prop_assert_eq!(&receiver.changed, &single.changed);
             prop_assert_eq!(&receiver.audits, &single.audits);

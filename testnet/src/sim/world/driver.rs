@@ -20,8 +20,8 @@ use crate::sim::verdict::Oracle;
 
 /// Every number that goes into an index is one greater than it was written.
 fn store_other_values(batch: &mut Batch) {
-    let rows = batch.writes.iter_mut().filter(|((table, _), _)| *table == Table::Index);
-    for (key, value) in rows.filter_map(|((_, key), value)| Some((key, value.as_mut()?))) {
+    let rows = batch.rows_mut(Table::Index).iter_mut();
+    for (key, value) in rows.filter_map(|(key, value)| Some((key, value.as_mut()?))) {
         let Ok(mut record) = decode_record::<KeyRecord>(Table::Index, key, value) else { continue };
         for leaf in &mut record.leaves {
             if let Some(Value::Int(number)) = &mut leaf.value {
