@@ -29,23 +29,30 @@ const SCOPE: u8 = 0;
 ///
 /// The first source that is up, or the origin itself, is the parent; two more links send digests. While nobody knows a
 /// way to the origin all links do, and where all known ways are gone all but the one that is tried.
-fn choose(sources: &[Origin], links: &[(LinkId, Origin)], origin: Origin) -> Vec<(LinkId, Mode)> {
-    let link_to = |peer: &Origin| links.iter().find(|(_, other)| other == peer).copied();
-    let mut ranked: Vec<(LinkId, Origin)> = sources.iter().filter_map(link_to).collect();
-    if sources.is_empty() {
-        ranked.extend(link_to(&origin));
+///
+/// `chosen` becomes the places in `peers`, the peers of the links, with their modes.
+fn choose(sources: impl Iterator<Item = Origin>, peers: &[Origin], origin: Origin, chosen: &mut Vec<(usize, Mode)>) {
+    let place_of = |peer: Origin| peers.iter().position(|other| *other == peer).map(|at| (at, Mode::Digest));
+    chosen.clear();
+    let mut has_source = false;
+    for source in sources {
+        has_source = true;
+        chosen.extend(place_of(source));
     }
-    let has_way = !ranked.is_empty();
-    let rest: Vec<(LinkId, Origin)> = links.iter().filter(|link| !ranked.contains(link)).copied().collect();
-    ranked.extend(rest);
-    let digests = if has_way { DIGESTS } else { links.len() };
-    let parents = usize::from(has_way || !sources.is_empty());
-    let mode = |at: usize| match at {
-        _ if at < parents => Mode::Full,
-        _ if at < parents + digests => Mode::Digest,
-        _ => Mode::Mute,
-    };
-    ranked.into_iter().enumerate().map(|(at, (link, _))| (link, mode(at))).collect()
+    if !has_source {
+        chosen.extend(place_of(origin));
+    }
+    let ranked = chosen.len();
+    let has_way = ranked > 0;
+    for at in 0..peers.len() {
+        if chosen[..ranked].iter().all(|(other, _)| *other != at) {
+            chosen.push((at, Mode::Digest));
+        }
+    }
+    let parents = usize::from(has_way || has_source);
+    let digests = if has_way { DIGESTS } else { peers.len() };
+    chosen.iter_mut().take(parents).for_each(|(_, mode)| *mode = Mode::Full);
+    chosen.iter_mut().skip(parents + digests).for_each(|(_, mode)| *mode = Mode::Mute);
 }
 
 impl Engine {
@@ -65,12 +72,6 @@ impl Engine {
     pub(super) fn note_origins(&mut self, devices: &[DeviceId]) {
         let origins = devices.iter().map(|device| self.origins.intern(device)).collect();
         self.retune(origins);
-    }
-
-    /// Links that are up and lead to members, with their peers.
-    fn open_links(&self) -> Vec<(LinkId, Origin)> {
-        let ready = self.links.iter().filter(|(_, link)| link.phase == Phase::Ready && link.is_member);
-        ready.map(|(id, link)| (*id, link.origin)).collect()
     }
 
     /// Asks of each link what it should send now of these origins, where that is not what was asked before.
@@ -97,14 +98,17 @@ impl Engine {
     }
 
     fn wishes(&self, origins: &[Origin]) -> BTreeMap<LinkId, Vec<(Origin, Mode)>> {
-        let links = self.open_links();
+        let ready = self.links.iter().filter(|(_, link)| link.phase == Phase::Ready && link.is_member);
+        let (links, peers): (Vec<_>, Vec<Origin>) = ready.map(|(id, link)| ((*id, link), link.origin)).unzip();
         let own = self.origins.find(&self.device);
         let mut wishes: BTreeMap<LinkId, Vec<(Origin, Mode)>> = BTreeMap::new();
+        let mut chosen = Vec::with_capacity(links.len());
         for origin in origins.iter().filter(|origin| Some(**origin) != own) {
-            let sources: Vec<Origin> = self.origins.sources(*origin).collect();
-            for (id, mode) in choose(&sources, &links, *origin) {
-                if self.links.get(&id).is_some_and(|link| link.asked.modes.of(*origin) != mode) {
-                    wishes.entry(id).or_default().push((*origin, mode));
+            choose(self.origins.sources(*origin), &peers, *origin, &mut chosen);
+            for (at, mode) in &chosen {
+                let (id, link) = links[*at];
+                if link.asked.modes.of(*origin) != *mode {
+                    wishes.entry(id).or_default().push((*origin, *mode));
                 }
             }
         }
@@ -377,13 +381,11 @@ mod tests {
         assert!(bytes < 1 << 20, "{bytes} bytes");
     }
 
-    fn links(peers: &[u32]) -> Vec<(LinkId, Origin)> {
-        peers.iter().map(|peer| (LinkId(u64::from(*peer)), Origin(*peer))).collect()
-    }
-
-    fn chosen(sources: &[u32], peers: &[u32], origin: u32) -> Vec<(u64, Mode)> {
-        let sources: Vec<Origin> = sources.iter().map(|source| Origin(*source)).collect();
-        choose(&sources, &links(peers), Origin(origin)).into_iter().map(|(link, mode)| (link.0, mode)).collect()
+    fn chosen(sources: &[u32], peers: &[u32], origin: u32) -> Vec<(u32, Mode)> {
+        let links: Vec<Origin> = peers.iter().map(|peer| Origin(*peer)).collect();
+        let mut chosen = Vec::new();
+        choose(sources.iter().map(|source| Origin(*source)), &links, Origin(origin), &mut chosen);
+        chosen.into_iter().map(|(at, mode)| (peers[at], mode)).collect()
     }
 
     use Mode::{Digest, Full, Mute};

@@ -48,6 +48,7 @@ enum Event {
     Wake(usize),
     Up(usize),
     Routes,
+    Parents { node: usize, start: u64, origins: Vec<u16> },
     Gone { node: usize, start: u64, link: LinkId },
     Stored { node: usize, start: u64, token: Token, synced: Option<u64> },
     GroupSync { node: usize, start: u64 },
@@ -279,6 +280,7 @@ impl<'p, 'w> World<'p, 'w> {
             Event::Wake(node) => self.drain(node),
             Event::Up(line) => self.bring_up(line),
             Event::Routes => self.hand_over_routes(),
+            Event::Parents { node, start, origins } if is_current(self, node, start) => self.hand_over(node, &origins),
             Event::Gone { node, start, link } if is_current(self, node, start) => self.gone(node, link),
             Event::Stored { node, start, token, synced } if is_current(self, node, start) => {
                 if let Some(number) = synced {

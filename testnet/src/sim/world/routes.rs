@@ -114,7 +114,8 @@ impl World<'_, '_> {
         let graph = self.graph();
         let nodes = graph.len();
         self.routes.handed.resize_with(nodes, Vec::new);
-        let mut news: Vec<Vec<(usize, Sources)>> = vec![Vec::new(); nodes];
+        // Only which origins: what is told of them is looked up when it is, as a large fleet's would not fit into memory.
+        let mut news: Vec<Vec<u16>> = vec![Vec::new(); nodes];
         for origin in (0..nodes).filter(|origin| !graph[*origin].is_empty()) {
             let ways = shortest_ways(&graph, origin);
             for node in (0..nodes).filter(|node| *node != origin && !graph[*node].is_empty()) {
@@ -124,31 +125,42 @@ impl World<'_, '_> {
                     handed.resize(nodes, [NOBODY; SOURCES]);
                 }
                 if std::mem::replace(&mut handed[origin], sources) != sources {
-                    news[node].push((origin, sources));
+                    news[node].push(origin as u16);
                 }
             }
         }
-        for (node, changed) in news.into_iter().enumerate() {
-            if !changed.is_empty() && self.hosts[node].is_up() {
-                self.hand_over(node, &graph[node], changed);
+        // A mesh does not learn it all at one moment.
+        let span_ms = self.plan.oracle.routes_ms.max(nodes as u64 / 2);
+        for (node, origins) in news.into_iter().enumerate() {
+            if !origins.is_empty() && self.hosts[node].is_up() {
+                let at_us = self.now_us + self.chance.below(span_ms * 1000 + 1);
+                let start = self.hosts[node].start;
+                self.schedule(at_us, Event::Parents { node, start, origins });
             }
         }
     }
 
-    fn hand_over(&mut self, node: usize, neighbours: &[(u16, u32)], changed: Vec<(usize, Sources)>) {
-        let mut parents = Vec::with_capacity(changed.len());
-        for (origin, mut sources) in changed {
-            if self.chance.happens(self.plan.oracle.routes_error_ppm) {
-                sources[0] = neighbours[self.chance.index(neighbours.len())].0;
+    /// Tells a node of its ways to these origins.
+    pub(super) fn hand_over(&mut self, node: usize, origins: &[u16]) {
+        let neighbours = self.neighbours(node);
+        let mut parents = Vec::with_capacity(origins.len());
+        for origin in origins.iter().map(|origin| usize::from(*origin)) {
+            let Some(mut sources) = self.routes.handed[node].get(origin).copied() else { continue };
+            if !neighbours.is_empty() && self.chance.happens(self.plan.oracle.routes_error_ppm) {
+                sources[0] = neighbours[self.chance.index(neighbours.len())];
             }
             let known = sources.iter().filter(|source| **source != NOBODY);
             let sources = known.map(|source| self.fleet.device(usize::from(*source))).collect();
             parents.push(Parents { origin: self.fleet.device(origin), sources });
         }
-        let at_us = self.now_us + self.chance.below(self.plan.oracle.routes_ms * 1000 + 1);
-        let start = self.hosts[node].start;
-        let waiting = Waiting { input: Input::Parents(parents), from: None };
-        self.schedule(at_us, Event::Arrive { node, start, waiting });
+        self.arrive(node, Waiting { input: Input::Parents(parents), from: None });
+    }
+
+    /// The nodes at the other ends of a node's sessions.
+    fn neighbours(&self, node: usize) -> Vec<u16> {
+        let sessions = self.lines_of[node].iter().filter_map(|line| self.lines[*line].session);
+        let ends = sessions.filter_map(|session| self.sessions.get(&session)).flat_map(|session| session.ends);
+        ends.map(|(end, _)| end as u16).filter(|end| usize::from(*end) != node).collect()
     }
 }
 
