@@ -113,6 +113,8 @@ pub struct Roster {
     /// Device → its admissions.
     devices: BTreeMap<DeviceId, Vec<StatementId>>,
     removed: BTreeSet<DeviceId>,
+    /// Where devices stand: what [`Roster::derive_standing`] says of them, asked for with every change.
+    standings: BTreeMap<DeviceId, Standing>,
     /// Operators' and devices' keys, parsed.
     verifiers: BTreeMap<Key, Arc<Verifier>>,
 }
@@ -131,6 +133,7 @@ impl Roster {
             admissions: BTreeMap::new(),
             devices: BTreeMap::new(),
             removed: BTreeSet::new(),
+            standings: BTreeMap::new(),
             verifiers: BTreeMap::new(),
         }
     }
@@ -261,6 +264,9 @@ impl Roster {
         let devices = self.apply(id, version, body);
         if is_root {
             self.reconsider();
+        }
+        for device in &devices {
+            self.standings.insert(*device, self.derive_standing(device));
         }
         devices
     }
@@ -402,6 +408,10 @@ impl Roster {
 
     /// Where a device stands.
     pub fn standing(&self, device: &DeviceId) -> Standing {
+        self.standings.get(device).copied().unwrap_or(Standing::Unknown)
+    }
+
+    fn derive_standing(&self, device: &DeviceId) -> Standing {
         if self.removed.contains(device) {
             return Standing::Removed;
         }

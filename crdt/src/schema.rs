@@ -159,7 +159,7 @@ pub enum DocumentNameError {
 impl DocumentName {
     /// The document `kind/id` of a device.
     pub fn of_device(kind: Kind, device: &DeviceId) -> DocumentName {
-        DocumentName { text: format!("{}/{device}", kind.name()), kind }
+        DocumentName { text: [kind.name(), "/", &crate::id::hex(&device.0)].concat(), kind }
     }
 
     /// The working copy of the configuration `name`.

@@ -76,6 +76,7 @@ fn reading(roster: &Roster) -> String {
     }
     for number in 20..25 {
         let device = public(&secret(number)).device();
+        assert_eq!(roster.standing(&device), roster.derive_standing(&device), "what is kept is what follows");
         lines.push(format!("{number} {:?} {:?}", roster.standing(&device), roster.attributes(&device)));
         lines.push(format!("{:?}", roster.chain_of(&device).iter().map(|signed| signed.id()).collect::<Vec<_>>()));
     }
