@@ -109,14 +109,7 @@ impl Replica {
             damaged: Vec::new(),
         };
         replica.load_statements(store)?;
-        for record in all_logs(store)? {
-            let actor = record.log.actor(&fleet);
-            if !replica.has_whole_tail(store, &record)? {
-                replica.damaged.push(actor);
-            }
-            replica.note_log(actor, &record);
-            replica.logs.set_stored(&actor, record.seq);
-        }
+        replica.load_logs(store)?;
         replica.load_order(store)?;
         replica.load_cursors(store)?;
         Ok(replica)
@@ -143,6 +136,31 @@ impl Replica {
                 return Err(OpenError::Statement(stuck.id()));
             }
         }
+        Ok(())
+    }
+
+    fn load_logs(&mut self, store: &dyn LogStore) -> Result<(), OpenError> {
+        let mut failure = None;
+        store.scan(Table::Meta, &[], &[0xff; 33], &mut |key, value| {
+            let noted = decode_record(Table::Meta, key, value).map_err(OpenError::from);
+            match noted.and_then(|record| self.load_log(store, &record)) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failure = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn load_log(&mut self, store: &dyn LogStore, record: &LogRecord) -> Result<(), OpenError> {
+        let actor = record.log.actor(&self.roster.fleet());
+        if !self.has_whole_tail(store, record)? {
+            self.damaged.push(actor);
+        }
+        self.note_log(actor, record);
+        self.logs.set_stored(&actor, record.seq);
         Ok(())
     }
 
@@ -419,10 +437,6 @@ pub(crate) fn read_run_within(
     let Some(signature) = records.last().and_then(|record| record.signature) else { return Ok(None) };
     let changes = records.into_iter().map(|record| record.raw).collect();
     Ok(Some(Run { log: log.clone(), first_seq: first, changes, signature }))
-}
-
-fn all_logs(store: &dyn LogStore) -> Result<Vec<LogRecord>, StoreError> {
-    Ok(all_records::<LogRecord>(store, Table::Meta)?.into_iter().map(|(_, record)| record).collect())
 }
 
 fn all_records<T: serde::de::DeserializeOwned>(

@@ -28,6 +28,8 @@ const NODE_TARGET_MB: f64 = 100.0;
 /// Devices of the node whose memory counts, with four documents each.
 const NODE: Size = Size { devices: 1000, changes_a_log: 10 };
 const PEERS: u64 = 16;
+/// Copies that are made before one is weighed.
+const FIRST_COPIES: usize = 64;
 
 /// `bench memory`
 #[derive(Args)]
@@ -50,8 +52,8 @@ pub(crate) struct MemoryArgs {
 /// finds no room that was given back.
 fn weighed<T: Clone>(original: &T, runs: u64) -> anyhow::Result<(Vec<T>, f64)> {
     let own = std::process::id();
-    // The first one takes what was given back before.
-    let mut copies = vec![original.clone()];
+    // The first ones take what was given back before.
+    let mut copies = vec![original.clone(); FIRST_COPIES];
     let mut bytes = Vec::new();
     for _ in 0..runs {
         let before = machine::resident_mb(own)?;
