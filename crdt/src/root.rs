@@ -104,23 +104,25 @@ pub struct Digests {
     known: RefCell<Known>,
 }
 
-type Group = [[u8; 32]; GROUP_BUCKETS];
+/// Buckets that copies of a tree share until one changes.
+const SHARED_BUCKETS: usize = 8;
+type Shared = [[u8; 32]; SHARED_BUCKETS];
 
 #[derive(Debug, Clone)]
 struct Known {
     dirty: BTreeSet<u16>,
-    /// Shared by the copies of a tree until they change them.
-    buckets: Vec<Arc<Group>>,
+    buckets: Vec<Arc<Shared>>,
     groups: [[u8; 32]; GROUPS],
     root: Root,
 }
 
 impl Default for Digests {
     fn default() -> Self {
-        let empty = [*blake3::hash(&[]).as_bytes(); GROUP_BUCKETS];
-        let groups = [*blake3::hash(empty.as_flattened()).as_bytes(); GROUPS];
+        let empty = *blake3::hash(&[]).as_bytes();
+        let groups = [*blake3::hash(&empty.repeat(GROUP_BUCKETS)).as_bytes(); GROUPS];
         let root = Root(*blake3::hash(groups.as_flattened()).as_bytes());
-        let known = Known { dirty: BTreeSet::new(), buckets: vec![Arc::new(empty); GROUPS], groups, root };
+        let buckets = std::iter::repeat_n(Arc::new([empty; SHARED_BUCKETS]), BUCKETS / SHARED_BUCKETS).collect();
+        let known = Known { dirty: BTreeSet::new(), buckets, groups, root };
         Digests { known: RefCell::new(known) }
     }
 }
@@ -135,7 +137,7 @@ impl Digests {
     pub fn print(&self, items: &impl Items, key: &RangeKey, buckets: Range<usize>) -> [u8; 6] {
         self.refresh(items);
         let known = self.known.borrow();
-        let digests = buckets.map(|bucket| known.buckets[bucket / GROUP_BUCKETS][bucket % GROUP_BUCKETS]);
+        let digests = buckets.map(|bucket| known.buckets[bucket / SHARED_BUCKETS][bucket % SHARED_BUCKETS]);
         key.print(digests.collect::<Vec<_>>().as_flattened())
     }
 
@@ -159,11 +161,17 @@ impl Digests {
                 hasher.update(&item.hash(Some(value)));
             });
             let at = usize::from(bucket);
-            Arc::make_mut(&mut known.buckets[at / GROUP_BUCKETS])[at % GROUP_BUCKETS] = *hasher.finalize().as_bytes();
+            let shared = Arc::make_mut(&mut known.buckets[at / SHARED_BUCKETS]);
+            shared[at % SHARED_BUCKETS] = *hasher.finalize().as_bytes();
             groups.insert(at / GROUP_BUCKETS);
         }
         for group in groups {
-            known.groups[group] = *blake3::hash(known.buckets[group].as_flattened()).as_bytes();
+            let mut hasher = blake3::Hasher::new();
+            let first = group * GROUP_BUCKETS / SHARED_BUCKETS;
+            for shared in &known.buckets[first..first + GROUP_BUCKETS / SHARED_BUCKETS] {
+                hasher.update(shared.as_flattened());
+            }
+            known.groups[group] = *hasher.finalize().as_bytes();
         }
         known.root = Root(*blake3::hash(known.groups.as_flattened()).as_bytes());
     }

@@ -18,8 +18,6 @@ use crate::roster::Standing;
 use crate::statement::SignedStatement;
 use crate::store::{AuditRecord, Staged, StoreError};
 
-/// Most logs that a peer may intern in one session.
-
 /// Most logs that are to be asked for again once what they wait for is here.
 const EVICTED_MAX: usize = 1 << 16;
 
