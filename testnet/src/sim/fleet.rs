@@ -93,6 +93,8 @@ impl Fleet {
             }
         }
         let engine = Engine::open(template(self.id), &store).expect("what was just stored opens");
+        // What copies share is computed once.
+        let _ = (engine.root(), engine.replica().root_durable());
         (store, engine)
     }
 
