@@ -22,8 +22,8 @@ pub(crate) enum Mutant {
     RepeatsForEver,
     /// What was refused is taken all the same, as it was before it was altered.
     TakesWhatItRefused,
-    /// Believes that a stream takes twice what it does, and that the peer has handled all that was sent.
-    CountsCreditTwice,
+    /// Sends changes many times over, and has credit for each time.
+    SendsManifold,
     /// Takes no removal.
     IgnoresRemovals,
     /// Lets the machine's clock decide something.
@@ -39,7 +39,7 @@ pub(crate) const MUTANTS: [(Mutant, Oracle, &str); 10] = [
     (Mutant::ComparesNothing, Oracle::HealsInTime, "frames that say what a peer has are not heard"),
     (Mutant::RepeatsForEver, Oracle::SilenceAfterwards, "the last changes are sent again every few seconds"),
     (Mutant::TakesWhatItRefused, Oracle::RefusalsChangeNothing, "an altered frame is refused, its original is taken"),
-    (Mutant::CountsCreditTwice, Oracle::Limits, "credit counts twice, and before the peer gives it"),
+    (Mutant::SendsManifold, Oracle::Limits, "changes leave sixteen times, and are credited as often"),
     (Mutant::IgnoresRemovals, Oracle::RemovedCountNoMore, "statements that remove a device are not taken"),
     (
         Mutant::AsksTheMachine,

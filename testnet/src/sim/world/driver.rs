@@ -180,6 +180,13 @@ impl World<'_, '_> {
     }
 
     fn send(&mut self, node: usize, link: LinkId, channel: Channel, bytes: Vec<u8>) {
+        if bytes.first() == Some(&CHANGES) && self.is_broken(node, Mutant::SendsManifold) {
+            (1..16).for_each(|_| self.send_once(node, link, channel, bytes.clone()));
+        }
+        self.send_once(node, link, channel, bytes);
+    }
+
+    fn send_once(&mut self, node: usize, link: LinkId, channel: Channel, bytes: Vec<u8>) {
         self.note(node, "send", &bytes);
         if bytes.len() > FRAME_BYTES_MAX {
             self.breach(Oracle::Limits, format!("node {node} sends a frame of {} bytes", bytes.len()));

@@ -1,6 +1,5 @@
 //! Sessions on lines: an oracle brings them up and takes them down, with delay and error.
 
-use crdt::sync::frame::{Credit, Frame};
 use crdt::sync::{Channel, Input, LinkId};
 
 use super::{Event, LineState, WINDOW_BYTES, World};
@@ -198,13 +197,6 @@ impl World<'_, '_> {
         if let Some(owed) = self.owed.get_mut(&(node, link, channel)) {
             *owed = owed.saturating_sub(bytes);
         }
-        let is_broken = self.is_broken(node, Mutant::CountsCreditTwice);
-        let bytes = if is_broken { 2 * bytes } else { bytes };
         self.arrive(node, Waiting { input: Input::Writable { link, channel, bytes }, from: None });
-        if is_broken {
-            let all = Frame::Credit(Credit { received: u64::MAX, limit: u64::MAX });
-            let input = Input::Frame { link, channel: Channel::Control, bytes: all.encode() };
-            self.arrive(node, Waiting { input, from: None });
-        }
     }
 }
