@@ -27,8 +27,9 @@ const SCOPE: u8 = 0;
 
 /// Which mode each link is to have for an origin.
 ///
-/// The first source that is up, or the origin itself, is the parent; two more links send digests. While nobody knows a
-/// way to the origin all links do, and where all known ways are gone all but the one that is tried.
+/// The first source that is up, or the origin itself, is the parent; two more links send digests, that to the origin among
+/// them. While nobody knows a way to the origin all links do, and where all known ways are gone all but the one that is
+/// tried.
 ///
 /// `chosen` becomes the places in `peers`, the peers of the links, with their modes.
 fn choose(sources: impl Iterator<Item = Origin>, peers: &[Origin], origin: Origin, chosen: &mut Vec<(usize, Mode)>) {
@@ -39,8 +40,11 @@ fn choose(sources: impl Iterator<Item = Origin>, peers: &[Origin], origin: Origi
         has_source = true;
         chosen.extend(place_of(source));
     }
-    if !has_source {
-        chosen.extend(place_of(origin));
+    // The origin itself is where all of its changes are: it is never silent.
+    if !chosen.iter().any(|(at, _)| peers[*at] == origin)
+        && let Some(place) = place_of(origin)
+    {
+        chosen.insert(chosen.len().min(1), place);
     }
     let ranked = chosen.len();
     let has_way = ranked > 0;
@@ -414,6 +418,6 @@ mod tests {
     #[test]
     fn an_origin_is_its_own_best_source_until_the_mesh_knows_better() {
         assert_eq!(chosen(&[], &[1, 2, 4, 5], 2), [(2, Full), (1, Digest), (4, Digest), (5, Mute)]);
-        assert_eq!(chosen(&[4], &[1, 2, 4, 5], 2), [(4, Full), (1, Digest), (2, Digest), (5, Mute)]);
+        assert_eq!(chosen(&[4], &[1, 2, 4, 5], 2), [(4, Full), (2, Digest), (1, Digest), (5, Mute)]);
     }
 }

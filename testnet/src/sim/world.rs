@@ -28,8 +28,9 @@ pub(crate) use steps::name_of;
 pub(crate) const WINDOW_BYTES: usize = 256 * 1024;
 /// Foreign changes are synced at the latest after this, as the node does it.
 const GROUP_SYNC_US: u64 = 100_000;
-/// After the roots are equal, copies may be on their way for this long.
-const GRACE_MS: u64 = 5_000;
+/// After the roots are equal, copies may be on their way for this long: a comparison of which an altered frame was lost is
+/// over after 30 s, and only then its link hears what came meanwhile.
+const GRACE_MS: u64 = 35_000;
 /// How often the roots are compared until they are equal.
 const POLL_US: u64 = 20_000;
 /// For this long nothing may be sent then: every node compares roots meanwhile.

@@ -1,5 +1,5 @@
 //! The oracle of routes: from whom each node would have the changes of each origin, by shortest paths over the sessions
-//! that are up. It is late, and sometimes wrong. The real mesh comes later.
+//! that are up. It is late, and sometimes wrong for a while. The real mesh comes later.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,6 +11,8 @@ use crate::sim::host::Waiting;
 
 /// What a hop costs beside its delay, microseconds.
 const HOP_US: u32 = 500;
+/// A mesh that is wrong about a way finds out within this long.
+const ERROR_US: u64 = 10_000_000;
 /// Sources that are handed over of an origin.
 const SOURCES: usize = 3;
 const NOBODY: u16 = u16::MAX;
@@ -144,14 +146,21 @@ impl World<'_, '_> {
     pub(super) fn hand_over(&mut self, node: usize, origins: &[u16]) {
         let neighbours = self.neighbours(node);
         let mut parents = Vec::with_capacity(origins.len());
+        let mut wrong = Vec::new();
         for origin in origins.iter().map(|origin| usize::from(*origin)) {
             let Some(mut sources) = self.routes.handed[node].get(origin).copied() else { continue };
             if !neighbours.is_empty() && self.chance.happens(self.plan.oracle.routes_error_ppm) {
                 sources[0] = neighbours[self.chance.index(neighbours.len())];
+                wrong.push(origin as u16);
             }
             let known = sources.iter().filter(|source| **source != NOBODY);
             let sources = known.map(|source| self.fleet.device(usize::from(*source))).collect();
             parents.push(Parents { origin: self.fleet.device(origin), sources });
+        }
+        if !wrong.is_empty() {
+            let at_us = self.now_us + self.chance.below(ERROR_US);
+            let start = self.hosts[node].start;
+            self.schedule(at_us, Event::Parents { node, start, origins: wrong });
         }
         self.arrive(node, Waiting { input: Input::Parents(parents), from: None });
     }
