@@ -344,3 +344,9 @@ pub(crate) fn mend(bytes: &mut [u8]) {
         head[4..].copy_from_slice(&sha2::Sha256::digest(hashed)[..4]);
     }
 }
+
+/// So many cases of a property, times what `FLEETSYNC_CASES_TIMES` says (`scripts/soak`).
+pub(crate) fn cases(count: u32) -> proptest::test_runner::Config {
+    let times = std::env::var("FLEETSYNC_CASES_TIMES").ok().and_then(|times| times.parse().ok()).unwrap_or(1);
+    proptest::test_runner::Config::with_cases(count * times)
+}

@@ -51,7 +51,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(500))]
+        #![proptest_config(crate::fixture::cases(500))]
 
         #[test]
         fn it_is_the_strict_verification(

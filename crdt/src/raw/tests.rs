@@ -281,7 +281,7 @@ fn mutated_bytes_never_panic() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(512))]
+    #![proptest_config(crate::fixture::cases(512))]
 
     #[test]
     fn decode_is_the_inverse_of_encode(new in new_change()) {

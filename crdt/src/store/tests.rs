@@ -45,7 +45,7 @@ fn expected(model: &Model, from: &[u8], to: &[u8], count: usize) -> Vec<(Vec<u8>
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_000))]
+    #![proptest_config(crate::fixture::cases(1_000))]
 
     /// Layers of writes over a store read as one map, whatever the range and wherever the visitor stops.
     #[test]

@@ -7,22 +7,22 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use super::frame::{
-    Difference, ENTRIES_MAX, End, Frame, Items, Parts, Place, PlaceOf, RANGE_BUCKETS, RANGES, Ranges, Request,
-    ShortItem,
-};
+use super::frame::{Difference, End, Frame, Parts, Place, PlaceOf, RANGE_BUCKETS, RANGES, Ranges, Request};
 use super::link::Phase;
-use super::receive::CLAIMS_MAX;
+use super::missing::Word;
 use super::{After, Engine, LinkId};
 use crate::id::{Actor, Root, StatementId, Time};
-use crate::root::{BUCKETS, RangeKey};
-use crate::store::{Staged, StoreError};
+use crate::root::{Item, RangeKey};
+use crate::store::Staged;
 
+mod answers;
 mod buckets;
+mod greeting;
 mod outgoing;
 mod touched;
 
-use buckets::{Found, short_items};
+use answers::Answers;
+use buckets::short_items;
 pub(super) use outgoing::Outgoing;
 use outgoing::{OutgoingDifference, OutgoingItems};
 pub(super) use touched::{SECOND_LOOK_MS, Touched};
@@ -59,20 +59,6 @@ enum Side {
     Answers(Box<Answers>),
 }
 
-/// What the answering side keeps until all items are there.
-#[derive(Debug, Clone)]
-struct Answers {
-    /// Where the peer's order stood when it began.
-    place: Place,
-    /// Whether buckets that the peer does not list are empty there.
-    takes_all: bool,
-    /// The first bucket that is not compared yet.
-    next: u16,
-    /// The items of that bucket so far; none where it was not listed yet.
-    current: Option<Vec<ShortItem>>,
-    found: Found,
-}
-
 /// What is known of a peer's order and of the comparisons with it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Standing {
@@ -89,6 +75,8 @@ pub(super) struct Standing {
     /// Once all is here that the peer is known to have, that is everything up to this place.
     settles: Option<Place>,
     comparison: Option<Comparison>,
+    /// The comparison that the peer began beside its `Hello`.
+    opening: Option<Ranges>,
     /// The last comparison that this node began: requests may follow it.
     begun: Option<u64>,
     /// A comparison that was answered with a request, and what its answer settles.
@@ -132,6 +120,11 @@ impl Standing {
         }
     }
 
+    /// Whether a comparison runs that this node began.
+    fn begins(&self) -> bool {
+        matches!(&self.comparison, Some(Comparison { side: Side::Begins { .. }, .. }))
+    }
+
     /// Ends the comparison that runs, if it is this one.
     fn take(&mut self, number: u64) -> Option<Comparison> {
         self.comparison.take_if(|comparison| comparison.number == number)
@@ -139,76 +132,6 @@ impl Standing {
 }
 
 impl Engine {
-    /// Where this node's order stands, as far as it is stored.
-    fn place(&self) -> Place {
-        Place { generation: self.replica.order().generation, position: self.order_stored }
-    }
-
-    /// Says where this node's order stands, beside a root; what was said before needs no saying.
-    pub(super) fn send_place(&mut self, id: LinkId, is_equal: bool) {
-        let items_bits = usize::BITS - self.replica.tree().len().leading_zeros();
-        let place = PlaceOf { place: self.place(), items_bits: u8::try_from(items_bits).unwrap_or(u8::MAX), is_equal };
-        let Some(link) = self.links.get_mut(&id) else { return };
-        if is_equal || link.standing.own != Some(place) {
-            link.standing.own = Some(PlaceOf { is_equal: false, ..place });
-            self.send_control(id, &Frame::Place(place));
-        }
-    }
-
-    /// Where the peer's order stands; the first time that ends its greeting.
-    pub(super) fn receive_place(&mut self, id: LinkId, place: PlaceOf) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        link.standing.peer = Some(place);
-        if place.is_equal || link.standing.is_equal {
-            link.standing.settles = Some(place.place);
-            link.standing.vain = 0;
-        }
-    }
-
-    /// Once both sides have said `Hello` and where they stand: equal roots end it, a cursor tells what came since, and else
-    /// ranges are compared.
-    pub(super) fn compare_greeting(&mut self, now: Time, staged: &Staged<'_>, id: LinkId) -> Result<(), StoreError> {
-        let Some(link) = self.links.get_mut(&id).filter(|link| link.phase == Phase::Greeting) else { return Ok(()) };
-        let standing = &mut link.standing;
-        let (Some(own_root), Some(own)) = (link.sent_root, standing.own) else { return Ok(()) };
-        let (Some(peer_root), Some(peer)) = (link.peer_root, standing.peer) else { return Ok(()) };
-        standing.greeted = Some(peer.place);
-        if own_root == peer_root {
-            standing.is_equal = true;
-            standing.settles = Some(peer.place);
-            self.ready(now, id);
-            self.note_missing(now, id, true);
-            return Ok(());
-        }
-        link.phase = Phase::Comparing;
-        standing.over_by = Some(now.plus_millis(COMPARE_TIMEOUT_MS));
-        if !link.is_member {
-            self.tell_statements(id, true);
-            return Ok(());
-        }
-        let (cursor, generation, device) = (standing.cursor, standing.generation, link.device);
-        if let Some((logs, statements)) = self.since(staged, cursor)? {
-            let end = End::Cursor;
-            self.say(id, Outgoing::Difference(OutgoingDifference { logs: logs.into(), statements, end }));
-            return Ok(());
-        }
-        // Where the peer's cursor helps no more and ours does, the peer waits for this side.
-        let holds = self.replica.cursor_of(&device).is_some_and(|cursor| cursor.generation == generation);
-        if holds || (own.items_bits, self.device) < (peer.items_bits, device) {
-            self.begin(now, id);
-        }
-        Ok(())
-    }
-
-    /// What a peer with this cursor lacks, where that is less than comparing would cost.
-    fn since(&self, staged: &Staged<'_>, cursor: Option<Place>) -> Result<Option<super::replica::Since>, StoreError> {
-        let own = self.replica.order();
-        let valid = cursor.filter(|cursor| cursor.generation == own.generation && cursor.position <= own.position);
-        let Some(cursor) = valid else { return Ok(None) };
-        let most = (self.replica.tree().len() / CURSOR_SHARE).max(CURSOR_ROWS_MIN);
-        self.replica.admitted_since(staged, cursor.position, most)
-    }
-
     /// Says something of a comparison, as the link takes it.
     fn say(&mut self, id: LinkId, outgoing: Outgoing) {
         if let Some(link) = self.links.get_mut(&id) {
@@ -262,54 +185,67 @@ impl Engine {
 
     /// Begins to compare ranges; of few items, all are said at once.
     fn begin(&mut self, now: Time, id: LinkId) {
-        let seed = self.random().to_be_bytes();
-        // Nobody foresees it: it is the key of the fingerprints.
-        let hash = blake3::keyed_hash(&self.config.key.to_bytes(), &seed);
-        let number = u64::from_be_bytes(*hash.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes"));
-        let (own, tree) = (self.place(), self.replica.tree());
-        let says_all = tree.len() <= RANGES;
-        let prints = if says_all { Vec::new() } else { range_prints(self, number) };
-        let buckets = says_all.then(|| all_buckets(self));
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let side = Side::Begins { has_items: says_all, has_found: false };
-        let standing = &mut link.standing;
-        standing.comparison = Some(Comparison { number, own, side });
-        standing.begun = Some(number);
-        (standing.begun_at, standing.due) = (Some(now), None);
-        standing.over_by = Some(now.plus_millis(COMPARE_TIMEOUT_MS));
-        self.say(id, Outgoing::Frame(Frame::Ranges(Ranges { number, place: own, prints }).encode()));
+        let ranges = self.make_comparison(now, id);
+        let buckets = ranges.prints.is_empty().then(|| all_buckets(self));
+        let number = ranges.number;
+        self.say(id, Outgoing::Frame(Frame::Ranges(ranges).encode()));
         if let Some(buckets) = buckets {
             self.say(id, Outgoing::Items(OutgoingItems { number, buckets, said: 0 }));
         }
     }
 
+    /// A comparison that this node begins: the fingerprints of its ranges, or none where all items are to follow.
+    fn make_comparison(&mut self, now: Time, id: LinkId) -> Ranges {
+        let seed = self.random().to_be_bytes();
+        // Nobody foresees it: it is the key of the fingerprints.
+        let hash = blake3::keyed_hash(&self.config.key.to_bytes(), &seed);
+        let number = u64::from_be_bytes(*hash.as_bytes().first_chunk().expect("a BLAKE3 hash has 32 bytes"));
+        let own = self.place();
+        let says_all = self.replica.tree().len() <= RANGES;
+        let prints = if says_all { Vec::new() } else { range_prints(self, number) };
+        if let Some(link) = self.links.get_mut(&id) {
+            let side = Side::Begins { has_items: says_all, has_found: false };
+            let standing = &mut link.standing;
+            standing.comparison = Some(Comparison { number, own, side });
+            standing.begun = Some(number);
+            (standing.begun_at, standing.due) = (Some(now), None);
+            standing.over_by = Some(now.plus_millis(COMPARE_TIMEOUT_MS));
+        }
+        Ranges { number, place: own, prints }
+    }
+
     /// The peer begins. `Err` says how it broke the protocol.
     pub(super) fn receive_ranges(&mut self, now: Time, id: LinkId, ranges: Ranges) -> Result<(), &'static str> {
-        let own = self.place();
         let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        let standing = &mut link.standing;
-        if !standing.allows(now) {
+        if !link.standing.allows(now) {
             return Err("the peer compares without end");
         }
+        self.answer_ranges(now, id, ranges);
+        Ok(())
+    }
+
+    /// The peer begins: it hears the fingerprints of buckets in ranges that differ.
+    fn answer_ranges(&mut self, now: Time, id: LinkId, ranges: Ranges) {
+        let own = self.place();
+        let Some(link) = self.links.get_mut(&id) else { return };
         if !link.is_member {
-            self.tell_statements(id, true);
-            return Ok(());
+            return self.tell_statements(id, true);
         }
-        if matches!(&standing.comparison, Some(Comparison { side: Side::Begins { .. }, .. })) {
+        let standing = &mut link.standing;
+        if standing.begins() {
             // Both began: one of them goes on.
             let items = |place: &Option<PlaceOf>| place.map_or(0, |place| place.items_bits);
             if (items(&standing.own), self.device) < (items(&standing.peer), link.device) {
-                return Ok(());
+                return;
             }
             standing.outgoing.retain(|outgoing| !matches!(outgoing, Outgoing::Items(_)));
         }
         let Ranges { number, place, prints } = ranges;
-        let answers = Answers { place, takes_all: prints.is_empty(), next: 0, current: None, found: Found::default() };
-        let side = Side::Answers(Box::new(answers));
+        let side = Side::Answers(Box::new(Answers::new(place, prints.is_empty())));
         standing.comparison = Some(Comparison { number, own, side });
         standing.over_by = Some(now.plus_millis(COMPARE_TIMEOUT_MS));
         if prints.is_empty() {
-            return Ok(());
+            return;
         }
         let (key, tree) = (RangeKey::new(number), self.replica.tree());
         let parts_of = |range: usize| {
@@ -323,7 +259,6 @@ impl Engine {
         let ranges = differ.map(|range| (u8::try_from(range).unwrap_or(u8::MAX), parts_of(range))).collect();
         let frame = Frame::Parts(Parts { number, ranges });
         self.say(id, Outgoing::Frame(frame.encode()));
-        Ok(())
     }
 
     /// The fingerprints of buckets in ranges that differ: the items of those that do are said.
@@ -350,67 +285,6 @@ impl Engine {
         self.say(id, Outgoing::Items(OutgoingItems { number: parts.number, buckets, said: 0 }));
     }
 
-    /// Items of buckets that differ. `Err` says how the peer broke the protocol.
-    pub(super) fn receive_items(&mut self, now: Time, id: LinkId, items: Items) -> Result<(), &'static str> {
-        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        let running = link.standing.comparison.as_mut().filter(|own| own.number == items.number);
-        let Some(Comparison { side: Side::Answers(answers), .. }) = running else { return Ok(()) };
-        link.standing.over_by = Some(now.plus_millis(COMPARE_TIMEOUT_MS));
-        let key = RangeKey::new(items.number);
-        for (bucket, theirs) in items.buckets {
-            if bucket < answers.next {
-                return Err("buckets of a comparison run backwards");
-            }
-            if bucket > answers.next || answers.current.is_none() {
-                answers.pass(&self.replica, &key, bucket);
-            }
-            let current = answers.current.get_or_insert_default();
-            current.extend(theirs);
-            if current.len() + answers.found.unknown.len() > CLAIMS_MAX {
-                return Err("the peer claims too many items");
-            }
-        }
-        if items.is_last {
-            answers.pass(&self.replica, &key, BUCKETS as u16);
-        }
-        Ok(())
-    }
-
-    /// All items are there: the peer hears what it lacks, and is asked what is not known here.
-    pub(super) fn compared(&mut self, now: Time, staged: &mut Staged<'_>, id: LinkId, number: u64) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let Some(comparison) = link.standing.take(number) else { return };
-        let Side::Answers(answers) = comparison.side else { return };
-        let Answers { place, found, .. } = *answers;
-        link.standing.over_by = None;
-        let is_vain = found.is_empty();
-        for (actor, seq) in &found.ahead {
-            let own = self.replica.logs.get(actor);
-            link.claims(*actor, *seq, own.map_or(0, |state| state.stored));
-        }
-        if found.unknown.is_empty() {
-            link.standing.settles = Some(place);
-        } else {
-            link.standing.requested = Some((number, place));
-            link.standing.over_by = Some(now.plus_millis(COMPARE_TIMEOUT_MS));
-        }
-        let parts = found.unknown.chunks(ENTRIES_MAX).enumerate();
-        let count = found.unknown.len().div_ceil(ENTRIES_MAX);
-        for (at, ids) in parts {
-            let request = Request { number, ids: ids.to_vec(), is_last: at + 1 == count };
-            self.say(id, Outgoing::Frame(Frame::Request(request).encode()));
-        }
-        let end = End::Comparison(number, comparison.own);
-        let (logs, statements) = (found.logs.into(), found.statements);
-        self.say(id, Outgoing::Difference(OutgoingDifference { logs, statements, end }));
-        for actor in found.forked {
-            self.branch_came(Some(id), actor);
-        }
-        self.check_claims(id);
-        self.judge_vain(now, staged, id, is_vain);
-        self.end_comparison(now, id);
-    }
-
     /// Items that the peer does not know by their short ids.
     pub(super) fn receive_request(&mut self, id: LinkId, request: &Request) {
         let Some(link) = self.links.get_mut(&id).filter(|link| link.is_member) else { return };
@@ -426,8 +300,8 @@ impl Engine {
             for ((short, ..), item) in short_items(&self.replica, &key, *bucket) {
                 match item {
                     _ if !asked.contains(&short) => {}
-                    crate::root::Item::Log(actor) => logs.push_back(actor),
-                    crate::root::Item::Statement(statement, _) => {
+                    Item::Log(actor) => logs.push_back(actor),
+                    Item::Statement(statement, _) => {
                         statements.insert(statement);
                     }
                 }
@@ -456,11 +330,15 @@ impl Engine {
             link.standing.differs();
         }
         self.take_difference(id, &difference.logs, &difference.statements);
+        self.expect_pushed(now, id, &difference.logs);
         self.check_claims(id);
         let Some(link) = self.links.get_mut(&id) else { return };
         let standing = &mut link.standing;
         match difference.end {
-            None | Some(End::Part) => return,
+            None | Some(End::Part) => {
+                let logs: Vec<(Actor, u64)> = difference.logs.iter().map(|(actor, seq, _)| (*actor, *seq)).collect();
+                return self.note_found(now, id, &logs, &difference.statements);
+            }
             Some(End::Cursor) => standing.settles = standing.greeted,
             Some(End::Comparison(number, place)) => {
                 let Some(comparison) = standing.take(number) else { return };
@@ -495,6 +373,18 @@ impl Engine {
         }
         for actor in forked {
             self.branch_came(Some(id), actor);
+        }
+    }
+
+    /// In a greeting the answering side sends at once what it carries itself and knows to be missing here.
+    fn expect_pushed(&mut self, now: Time, id: LinkId, logs: &[(Actor, u64, u32)]) {
+        let Some(link) = self.links.get(&id).filter(|link| link.is_new && link.standing.begins()) else { return };
+        let patience = link.patience_micros();
+        for (actor, seq, _) in logs {
+            let own = self.replica.logs.get(actor);
+            if own.is_some_and(|own| *own.carrier() == link.device && own.seq < *seq) {
+                self.missing.expect(now, *actor, Word { link: id, seq: *seq, is_live: false }, patience);
+            }
         }
     }
 
@@ -551,23 +441,6 @@ impl Engine {
                 self.replica.set_cursor(staged, link.device, place);
             }
         }
-    }
-}
-
-impl Answers {
-    /// Compares what was listed of the bucket that is due, and goes on to `bucket`.
-    fn pass(&mut self, replica: &super::Replica, key: &RangeKey, bucket: u16) {
-        if let Some(theirs) = self.current.take() {
-            buckets::compare(replica, key, self.next, &theirs, &mut self.found);
-            self.next += 1;
-        }
-        if self.takes_all {
-            while let Some(own) = replica.tree().next_bucket(self.next).filter(|own| *own < bucket) {
-                buckets::compare(replica, key, own, &[], &mut self.found);
-                self.next = own + 1;
-            }
-        }
-        self.next = bucket;
     }
 }
 

@@ -67,18 +67,44 @@ impl Engine {
     /// once; what a later comparison shows may be on its way, and what grew of late most likely is.
     pub(super) fn note_missing(&mut self, now: Time, id: LinkId, is_greeting: bool) {
         let Some(link) = self.links.get(&id) else { return };
+        let logs: Vec<(Actor, u64)> = link.ahead.iter().map(|(actor, seq)| (*actor, *seq)).collect();
+        let statements: Vec<(StatementId, u32)> = link.ahead_statements.iter().map(|(id, sum)| (*id, *sum)).collect();
+        self.note_claims(now, id, (&logs, &statements), is_greeting);
+    }
+
+    /// As [`Engine::note_missing`], of a part of what the peer has.
+    pub(super) fn note_found(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        logs: &[(Actor, u64)],
+        statements: &[(StatementId, u32)],
+    ) {
+        let is_greeting = self.links.get(&id).is_some_and(|link| link.is_new);
+        self.note_claims(now, id, (logs, statements), is_greeting);
+    }
+
+    fn note_claims(
+        &mut self,
+        now: Time,
+        id: LinkId,
+        (logs, statements): (&[(Actor, u64)], &[(StatementId, u32)]),
+        is_greeting: bool,
+    ) {
+        let Some(link) = self.links.get(&id) else { return };
         let due = if is_greeting { now } else { now.plus_micros(link.patience_micros()) };
-        let ahead = link.ahead.iter().map(|(actor, seq)| (*actor, *seq));
-        let logs: Vec<(Actor, u64)> = ahead.filter(|(actor, seq)| self.lacks(actor, *seq)).collect();
-        let statements = link.ahead_statements.iter().filter(|(id, digest)| self.lacks_statement(id, **digest));
-        let statements: Vec<StatementId> = statements.map(|(id, _)| *id).collect();
-        for statement in statements {
-            self.missing.note(Item::Statement(statement), Word { link: id, seq: 0, is_live: false }, due);
+        for (statement, digest) in statements {
+            if self.lacks_statement(statement, *digest) {
+                self.missing.note(Item::Statement(*statement), Word { link: id, seq: 0, is_live: false }, due);
+            }
         }
         for (actor, seq) in logs {
-            let is_coming = !is_greeting && self.touched.is_touched(now, &actor);
+            if !self.lacks(actor, *seq) {
+                continue;
+            }
+            let is_coming = !is_greeting && self.touched.is_touched(now, actor);
             let due = if is_coming { due.plus_millis(SECOND_LOOK_MS) } else { due };
-            self.missing.note(Item::Log(actor), Word { link: id, seq, is_live: false }, due);
+            self.missing.note(Item::Log(*actor), Word { link: id, seq: *seq, is_live: false }, due);
         }
         self.fetch(now);
     }
@@ -168,8 +194,8 @@ impl Engine {
             Item::Statement(id) => link.ahead_statements.contains_key(id),
             Item::Change(_) => fetch.word.link == *id,
         };
-        let ready = self.links.iter().filter(|(id, link)| link.phase == Phase::Ready && has(id, link));
-        ready.map(|(id, link)| (fetch.asked == Some(*id), link.patience_micros(), *id)).min().map(|(_, _, id)| id)
+        let fit = self.links.iter().filter(|(id, link)| link.phase != Phase::Greeting && has(id, link));
+        fit.map(|(id, link)| (fetch.asked == Some(*id), link.patience_micros(), *id)).min().map(|(_, _, id)| id)
     }
 
     /// Changes came. Who told of them by a digest and had to be asked becomes the parent of their origin; who was not

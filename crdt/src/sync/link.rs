@@ -148,6 +148,8 @@ pub(super) struct Link {
     pub(super) served: Terms,
     /// When the peer was last told that it sends what nobody asked for.
     pub(super) reminded_at: Option<Time>,
+    /// Whether this side dialled.
+    pub(super) dialled: bool,
     pub(super) hello_by: Time,
     /// Whether our `Hello` is said or on its way; who is not known here says it first.
     pub(super) greets: bool,
@@ -232,6 +234,7 @@ impl Link {
             asked: Terms { modes: Modes::unknown(), named: Vec::new() },
             served: Terms { modes: Modes::new(own), named: Vec::new() },
             reminded_at: None,
+            dialled: false,
             hello_by: now.plus_millis(HELLO_TIMEOUT_MS),
             greets,
             sent_root: None,

@@ -32,7 +32,7 @@ impl Engine {
         }
         let own = self.origins.intern(&self.device);
         let mut link = Link::new(peer, own, now, greets);
-        link.is_member = standing == Standing::Member;
+        (link.is_member, link.dialled) = (standing == Standing::Member, dialled);
         self.links.insert(id, link);
         if greets {
             self.after.push(After::Hello(id));
@@ -81,6 +81,7 @@ impl Engine {
             frame_bytes_max: FRAME_BYTES_MAX as u32,
         };
         self.send_control(id, &Frame::Hello(hello));
+        self.open_comparison(now, id);
         self.send_place(id, false);
         self.compare_greeting(now, staged, id)
     }
@@ -141,6 +142,7 @@ impl Engine {
     pub(super) fn ready(&mut self, now: Time, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.phase = Phase::Ready;
+        self.replica.order_is_told(link.device);
         self.probe(now, id);
         self.retune_all();
         let Some(link) = self.links.get_mut(&id) else { return };

@@ -77,6 +77,15 @@ impl Missing {
         }
     }
 
+    /// A log is on its way from who told of it, unasked. Where someone else was asked for it, that goes on.
+    pub(super) fn expect(&mut self, now: Time, log: Actor, word: Word, wait_micros: u64) {
+        let item = Item::Log(log);
+        self.note(item, word, now);
+        if self.of(&item).is_some_and(|fetch| fetch.asked.is_none()) {
+            self.ask(now, item, word.link, wait_micros);
+        }
+    }
+
     /// Makes room for one more item that a link tells of; `false` where that link itself has told of most.
     fn make_room(&mut self, link: LinkId) -> bool {
         if self.items.len() < MISSING_MAX {

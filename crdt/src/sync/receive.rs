@@ -47,6 +47,7 @@ impl Engine {
                 }
                 self.pump(now, staged, Some(id));
             }
+            Ok(Some(Frame::Ranges(ranges))) if has_hello && !has_place => self.keep_opening(id, ranges),
             Ok(Some(_)) if !has_place => self.keep_early(id, bytes),
             Ok(Some(frame)) => self.receive_frame(now, staged, id, frame)?,
         }
@@ -139,14 +140,7 @@ impl Engine {
         }
         let judged = match frame {
             Frame::Ranges(ranges) => self.receive_ranges(now, id, ranges),
-            Frame::Items(items) => {
-                let (number, is_last) = (items.number, items.is_last);
-                let taken = self.receive_items(now, id, items);
-                if taken.is_ok() && is_last {
-                    self.compared(now, staged, id, number);
-                }
-                taken
-            }
+            Frame::Items(items) => self.receive_items(now, staged, id, items),
             Frame::Parts(parts) => {
                 self.receive_parts(now, id, &parts);
                 Ok(())

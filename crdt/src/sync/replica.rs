@@ -77,6 +77,8 @@ pub struct Replica {
     digests: Digests,
     durable_digests: Digests,
     generation: u64,
+    /// Who may know a place in the order under its name; anyone, where that was kept over a start.
+    told: Option<BTreeSet<DeviceId>>,
     /// Whether the store still says that the order was closed.
     is_closed: bool,
     order_next: u64,
@@ -101,6 +103,7 @@ impl Replica {
             digests: Digests::default(),
             durable_digests: Digests::default(),
             generation: closed.unwrap_or(generation),
+            told: closed.is_none().then(BTreeSet::new),
             is_closed: closed.is_some(),
             order_next: 0,
             cursors: BTreeMap::new(),

@@ -89,7 +89,7 @@ impl Engine {
             link.paced_by = link.outflow.paced_at();
             return Sent::Stop;
         }
-        let next = link.lacking.next().filter(|_| link.phase == Phase::Ready);
+        let next = link.lacking.next();
         let under_way = link.pieces.front().map(|(class, _)| *class);
         match (under_way, next) {
             (Some(class), Some(next)) if next.0 < class && link.overtaken < SHARE_TURN => {
@@ -110,7 +110,7 @@ impl Engine {
     }
 
     fn send_next(&mut self, now: Time, staged: &Staged<'_>, id: LinkId) -> Sent {
-        let next = self.links.get(&id).filter(|link| link.phase == Phase::Ready).and_then(|link| link.lacking.next());
+        let next = self.links.get(&id).and_then(|link| link.lacking.next());
         next.map_or(Sent::Stop, |next| self.send_need(now, staged, id, next))
     }
 

@@ -52,7 +52,7 @@ fn mutant(bytes: &[u8], random: &mut Rng) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(crate::fixture::cases(2_000))]
 
     #[test]
     fn what_automerge_writes_is_read(new in plain_change()) {

@@ -16,6 +16,8 @@ pub(in crate::sync) struct Found {
     pub(in crate::sync) forked: Vec<Actor>,
     /// What the peer lacks, or has less of, or otherwise.
     pub(in crate::sync) logs: Vec<Actor>,
+    /// Those of them of which the peer has less, with the number up to which it has them.
+    pub(in crate::sync) behind: Vec<(Actor, u64)>,
     pub(in crate::sync) statements: BTreeSet<StatementId>,
     /// What the peer has and this node does not know: bucket and short id.
     pub(in crate::sync) unknown: Vec<(u16, [u8; 4])>,
@@ -66,6 +68,7 @@ pub(in crate::sync) fn compare(
                     found.ahead.push((actor, *seq));
                 } else if *seq < own_seq {
                     found.logs.push(actor);
+                    found.behind.push((actor, *seq));
                 } else if [*value, own_value].iter().all(|value| *value != [0, 0]) && *value != own_value {
                     found.forked.push(actor);
                     found.logs.push(actor);

@@ -249,7 +249,7 @@ fn counts_and_names_that_lie() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(crate::fixture::cases(2_000))]
 
     #[test]
     fn decoding_never_panics(kind in 0u8..24, body in proptest::collection::vec(any::<u8>(), 0..200)) {

@@ -97,6 +97,19 @@ impl Replica {
     /// Names the order anew: what peers were told of the old one does not hold.
     pub(crate) fn rename_order(&mut self, generation: u64) {
         self.generation = generation;
+        self.told = Some(BTreeSet::new());
+    }
+
+    /// A device may know from now on how far it has this order.
+    pub(crate) fn order_is_told(&mut self, device: DeviceId) {
+        if let Some(told) = &mut self.told {
+            told.insert(device);
+        }
+    }
+
+    /// Whether a device may know how far it has this order.
+    pub(crate) fn may_know_order(&self, device: &DeviceId) -> bool {
+        self.told.as_ref().is_none_or(|told| told.contains(device))
     }
 
     /// Whether a batch makes an order that was closed go on. It has to be synced: else a power cut would bring back the name

@@ -17,11 +17,6 @@ use crate::sync::link::CONTROL_BYTES_MAX;
 use crate::sync::missing::MISSING_MAX;
 use crate::sync::{Channel, Edit, Effect, Input, LINKS_MAX, LinkId, Parents, RequestId, Token};
 
-/// How many random histories are tried; `FLEETSYNC_HISTORIES` names more.
-fn histories() -> u32 {
-    std::env::var("FLEETSYNC_HISTORIES").ok().and_then(|count| count.parse().ok()).unwrap_or(64)
-}
-
 /// Numbers at their limits, and between.
 fn number() -> impl Strategy<Value = u64> {
     prop_oneof![Just(0), Just(1), 2..40u64, Just(u64::MAX), Just(u64::from(u32::MAX)), any::<u64>()]
@@ -247,7 +242,7 @@ fn input_of(cluster: &Cluster, now: &mut u64, act: Act) -> Input {
 #[test]
 fn arbitrary_inputs_neither_panic_nor_grow_past_the_limits() {
     let (cluster, world) = cluster();
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(histories()));
+    let mut runner = proptest::test_runner::TestRunner::new(crate::fixture::cases(64));
     let run = |acts: Vec<Act>| {
         let mut engine = cluster.nodes[0].engine.clone();
         let mut store = cluster.nodes[0].store.clone();

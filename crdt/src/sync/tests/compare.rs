@@ -20,7 +20,7 @@ const FRAGMENT: u8 = 23;
 const FIRST: Place = Place { generation: 1, position: 0 };
 
 /// Writes a shared document of its own number through a node.
-fn write_config(cluster: &mut Cluster, node: usize, number: usize, value: i64) {
+pub(super) fn write_config(cluster: &mut Cluster, node: usize, number: usize, value: i64) {
     let author = key_of(&cluster.fleet.operators[0]);
     let edits = vec![Edit { path: "a".to_owned(), value: Some(Value::Int(value)) }];
     let document = DocumentName::config(&format!("c{number}")).unwrap();
@@ -35,7 +35,7 @@ fn write_config(cluster: &mut Cluster, node: usize, number: usize, value: i64) {
 }
 
 /// Two linked nodes with `documents` shared documents.
-fn pair_with(documents: usize, seed: u64) -> Cluster {
+pub(super) fn pair_with(documents: usize, seed: u64) -> Cluster {
     let mut cluster = Cluster::new(2, seed);
     (0..documents).for_each(|number| write_config(&mut cluster, 0, number, 1));
     cluster.connect_all();

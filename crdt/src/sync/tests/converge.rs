@@ -74,7 +74,7 @@ fn heal(cluster: &mut Cluster) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(crate::fixture::cases(200))]
 
     #[test]
     fn whatever_happens_all_converge(steps in steps(4), seed in any::<u64>()) {

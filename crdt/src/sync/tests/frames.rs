@@ -229,7 +229,7 @@ fn parts<'a>(frames: &'a [LinkFrame], random: &mut Rng) -> Vec<&'a [LinkFrame]> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(crate::fixture::cases(64))]
 
     #[test]
     fn frames_together_are_frames_one_by_one(seed in any::<u64>(), count in 8usize..80) {

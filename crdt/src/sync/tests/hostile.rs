@@ -209,7 +209,7 @@ fn refusals_fill_no_disk() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(crate::fixture::cases(300))]
 
     /// Arbitrary frames, of every type: no panic, no change of the root, bounded memory of the session.
     #[test]

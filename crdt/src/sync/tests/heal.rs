@@ -1,0 +1,130 @@
+//! A heal without a cursor: how many round trips it takes, and that what both sides lack comes once.
+
+use super::cluster::{Cluster, Crash};
+use super::compare::{pair_with, write_config};
+use crate::schema::{Kind, Value};
+use crate::sync::frame::{CHANGES, Frame};
+
+const HELLO: u8 = 1;
+const RANGES_FRAME: u8 = 14;
+const REQUEST: u8 = 15;
+const WANT: u8 = 16;
+const ITEMS: u8 = 21;
+const DIFFERENCE: u8 = 22;
+/// One way.
+const DELAY_MS: u64 = 50;
+
+/// Two nodes with many documents, both of which start anew after a crash, and write.
+fn crashed(documents: usize, seed: u64) -> Cluster {
+    let mut cluster = pair_with(documents, seed);
+    cluster.cut_all();
+    for number in 0..2 {
+        cluster.crash(number, Crash::Process);
+        cluster.restart(number);
+    }
+    cluster.delay_ms = (DELAY_MS, DELAY_MS);
+    cluster
+}
+
+/// How long after the link came up both have the same, milliseconds.
+fn heals_after(cluster: &mut Cluster) -> u64 {
+    let before = cluster.now;
+    cluster.connect_all();
+    while cluster.root(0) != cluster.root(1) {
+        cluster.run_for(1);
+        assert!(cluster.now.0 - before.0 < 20_000_000, "they never heal");
+    }
+    (cluster.now.0 - before.0) / 1000
+}
+
+/// The comparison begins beside the `Hello`, and who answers it sends what it carries itself: two round trips until who
+/// began has everything, and two and a half until the other one has.
+#[test]
+fn two_crashed_nodes_heal_within_two_and_a_half_round_trips() {
+    let mut cluster = crashed(300, 31);
+    for number in 0..10 {
+        write_config(&mut cluster, number % 2, number, 2);
+    }
+    let copies = cluster.frames(CHANGES);
+    let after = heals_after(&mut cluster);
+    assert!(after <= 5 * DELAY_MS + 10, "{after} ms");
+    cluster.run_until_quiescent();
+    assert_eq!(cluster.frames(CHANGES) - copies, 10, "each change came once");
+    cluster.assert_converged();
+}
+
+/// A comparison that turns out not to be needed costs its first frame.
+#[test]
+fn equal_roots_end_what_was_opened() {
+    let mut cluster = crashed(300, 32);
+    let kinds = [RANGES_FRAME, ITEMS, DIFFERENCE, REQUEST];
+    let before = kinds.map(|kind| cluster.frames(kind));
+    cluster.connect_all();
+    cluster.run_until_quiescent();
+    let sent: Vec<usize> = kinds.iter().zip(before).map(|(kind, before)| cluster.frames(*kind) - before).collect();
+    assert_eq!(sent, [1, 0, 0, 0]);
+    assert!(cluster.nodes.iter().all(|node| node.engine.links().all(|link| link.is_ready)));
+}
+
+/// A long list of items is answered part by part: the first changes come before the last items are said.
+#[test]
+fn items_are_answered_as_they_come() {
+    let mut cluster = crashed(3_000, 33);
+    for number in 0..3_000 {
+        write_config(&mut cluster, number % 2, number, 2);
+    }
+    let (items, copies) = (cluster.frames(ITEMS), cluster.frames(CHANGES));
+    let mut items_at_first_change = None;
+    cluster.connect_all();
+    while cluster.root(0) != cluster.root(1) {
+        cluster.run_for(1);
+        if cluster.frames(CHANGES) > copies && items_at_first_change.is_none() {
+            items_at_first_change = Some(cluster.frames(ITEMS) - items);
+        }
+    }
+    cluster.run_until_quiescent();
+    let all = cluster.frames(ITEMS) - items;
+    assert!(items_at_first_change.is_some_and(|early| early < all), "{items_at_first_change:?} of {all}");
+    assert_eq!(cluster.frames(CHANGES) - copies, 3_000, "each change came once");
+    cluster.assert_converged();
+}
+
+/// What the answering side does not carry itself is asked for: on many links a push would cost as many copies.
+#[test]
+fn only_what_it_carries_itself_is_pushed() {
+    let mut cluster = Cluster::new(3, 34);
+    (0..300).for_each(|number| write_config(&mut cluster, 0, number, 1));
+    cluster.connect_all();
+    cluster.run_until_quiescent();
+    cluster.cut_all();
+    cluster.write(2, Kind::Device, "a", Value::Int(1));
+    cluster.connect(1, 2);
+    cluster.run_until_quiescent();
+    cluster.write(2, Kind::Device, "a", Value::Int(2));
+    cluster.run_until_quiescent();
+    cluster.cut_all();
+    cluster.crash(0, Crash::Process);
+    cluster.restart(0);
+    let (wants, copies) = (cluster.frames(WANT), cluster.frames(CHANGES));
+    cluster.connect(0, 1);
+    cluster.run_until_quiescent();
+    assert_eq!((cluster.frames(WANT) - wants, cluster.frames(CHANGES) - copies), (1, 1));
+    cluster.connect(0, 2);
+    cluster.run_until_quiescent();
+    cluster.assert_converged();
+}
+
+/// `Ranges` stands between `Hello` and `Place` on the control stream, so that the other side knows of it before it chooses.
+#[test]
+fn an_opening_stands_before_the_place() {
+    let mut cluster = crashed(300, 35);
+    write_config(&mut cluster, 0, 1, 2);
+    cluster.connect(0, 1);
+    let kinds: Vec<u8> = std::iter::from_fn(|| cluster.take_frame_to(1)).map(|frame| frame[0]).take(3).collect();
+    let place = Frame::Place(crate::sync::frame::PlaceOf {
+        place: crate::sync::frame::Place { generation: 0, position: 0 },
+        items_bits: 0,
+        is_equal: false,
+    });
+    assert_eq!(kinds, [HELLO, RANGES_FRAME, place.encode()[0]]);
+}
