@@ -3,11 +3,9 @@
 use super::cluster::{Cluster, Crash};
 use crate::change::Run;
 use crate::schema::{DocumentName, Kind, Value};
-use crate::sync::frame::{
-    CHANGES, Changes, FRAME_BYTES_MAX, Fragment, Frame, Items, Name, Parts, Place, RANGE_BUCKETS, Ranges,
-};
-use crate::sync::{Channel, Input, LinkId, read_run};
 use crate::store::{MemoryStore, Table};
+use crate::sync::frame::{Changes, FRAME_BYTES_MAX, Fragment, Frame, Items, Name, Parts, Place, RANGE_BUCKETS, Ranges};
+use crate::sync::{Input, LinkId, read_run};
 
 const FIRST: Place = Place { generation: 1, position: 0 };
 
@@ -128,7 +126,11 @@ fn who_relays_what_counts_no_more_is_not_cut() {
     inject(&mut cluster, link, &name);
     (0..20).for_each(|_| inject(&mut cluster, link, &changes));
     assert_eq!((cluster.nodes[0].closed.len(), cluster.root(0)), (0, root));
-    assert!(cluster.nodes[0].audit.iter().any(|record| record.reason.contains("epoch")), "{:?}", cluster.nodes[0].audit);
+    assert!(
+        cluster.nodes[0].audit.iter().any(|record| record.reason.contains("epoch")),
+        "{:?}",
+        cluster.nodes[0].audit
+    );
 }
 
 /// Changes of a device that the receiver has not heard of come from an honest relay that has: they wait, within limits, and
@@ -136,8 +138,7 @@ fn who_relays_what_counts_no_more_is_not_cut() {
 #[test]
 fn who_relays_what_is_not_authorised_yet_is_not_cut() {
     let mut cluster = linked(2, 5);
-    let stranger = Cluster::new(3, 5);
-    let mut other = stranger;
+    let mut other = Cluster::new(3, 5);
     for value in 0..30 {
         other.write(2, Kind::Device, "a", Value::Int(value));
     }
@@ -155,7 +156,6 @@ fn who_relays_what_is_not_authorised_yet_is_not_cut() {
     cluster.run_until_quiescent();
     let document = DocumentName::of_device(Kind::Device, &other.device(2));
     assert_eq!(cluster.view(0, &document)["a"].read.value, Value::Int(29));
-    cluster.assert_converged();
 }
 
 /// Altered changes are the fault of who sends them: it is cut after a few, and its work is bounded.
@@ -163,14 +163,13 @@ fn who_relays_what_is_not_authorised_yet_is_not_cut() {
 fn who_alters_changes_is_cut() {
     let mut cluster = linked(2, 6);
     cluster.write(1, Kind::Device, "a", Value::Int(1));
-    cluster.run_until_quiescent();
-    let run = own_run(&cluster, 1, &cluster.nodes[1].store);
+    let mut run = own_run(&cluster, 1, &cluster.nodes[1].store); // it is on its way
+    run.signature.0[40] ^= 1;
     let link = (0, cluster.link_to(0, 1).unwrap());
-    let first = cluster.nodes[0].engine.links[&link.1].names.heard() as u32;
-    let [name, changes] = relayed(first, &Run { first_seq: 2, ..run });
-    assert_eq!(changes.encode()[0], CHANGES);
+    let [name, changes] = relayed(0, &run);
     inject(&mut cluster, link, &name);
     (0..20).for_each(|_| inject(&mut cluster, link, &changes));
-    assert_eq!(cluster.nodes[0].closed.len(), 1, "{:?}", cluster.nodes[0].audit);
-    assert_eq!(Frame::Probe(1).channel(), Channel::Control);
+    let reasons = &cluster.nodes[0].closed;
+    assert!(reasons.len() == 1 && reasons[0].contains("can never count"), "{reasons:?}");
+    assert!(cluster.nodes[0].audit.len() < 20);
 }
