@@ -67,7 +67,12 @@ impl Engine {
             return Ok(());
         }
         if let Some(ranges) = opening {
-            self.answer_ranges(now, id, ranges);
+            // Who has few items says them all: that is less than the fingerprints of the other's.
+            if own.items_bits < peer.items_bits && self.replica.tree().len() <= RANGES {
+                self.begin(now, id);
+            } else {
+                self.answer_ranges(now, id, ranges);
+            }
             return Ok(());
         }
         if standing.comparison.is_some() {

@@ -11,6 +11,7 @@ const RANGES_FRAME: u8 = 14;
 const REQUEST: u8 = 15;
 const WANT: u8 = 16;
 const PLACE: u8 = 19;
+const PARTS: u8 = 20;
 const ITEMS: u8 = 21;
 const DIFFERENCE: u8 = 22;
 /// One way.
@@ -71,6 +72,25 @@ fn equal_roots_end_what_was_opened() {
     let sent: Vec<usize> = kinds.iter().zip(before).map(|(kind, before)| cluster.frames(*kind) - before).collect();
     assert_eq!(sent, [1, 0, 0, 0]);
     assert!(cluster.nodes.iter().all(|node| node.engine.links().all(|link| link.is_ready)));
+}
+
+/// Whoever has few items says them all, whatever the other one has opened.
+#[test]
+fn who_has_little_says_all_of_it() {
+    let mut cluster = pair_with(3, 36);
+    cluster.cut_all();
+    cluster.crash(0, Crash::Process);
+    cluster.restart(0);
+    (0..300).for_each(|number| write_config(&mut cluster, 0, number, 2));
+    cluster.write(1, Kind::Device, "a", Value::Int(1));
+    cluster.run_until_quiescent();
+    cluster.nodes.iter_mut().for_each(|node| node.frames.clear());
+    cluster.connect(0, 1);
+    cluster.run_until_quiescent();
+    let sent = |number: usize, kind| cluster.nodes[number].frames.get(&kind).copied().unwrap_or(0);
+    assert_eq!([sent(0, RANGES_FRAME), sent(1, RANGES_FRAME)], [1, 1]);
+    assert_eq!([sent(0, ITEMS), sent(1, ITEMS), sent(0, PARTS) + sent(1, PARTS)], [0, 1, 0]);
+    cluster.assert_converged();
 }
 
 /// A long list of items is answered part by part.
