@@ -66,20 +66,18 @@ impl RangeKey {
         *hash.as_bytes().first_chunk().expect("a fingerprint is shorter than a hash")
     }
 
-    /// Four bytes that stand for an item among those of its bucket.
-    pub fn short_id(&self, item: &Item) -> [u8; 4] {
+    /// Three bytes that stand for an item among those of its bucket.
+    pub fn short_id(&self, item: &Item) -> [u8; 3] {
         match item {
             Item::Log(actor) => self.print(&[&[TYPE_LOG], &actor.0[..]].concat()),
             Item::Statement(id, signer) => self.print(&[&[TYPE_STATEMENT], &id.0[..], &signer.0].concat()),
         }
     }
 
-    /// Two bytes that stand for an item's value, a log's head or a signature; never both 0.
-    pub fn short_value(&self, value: &[u8]) -> [u8; 2] {
-        match self.print(value) {
-            [0, 0] => [0, 1],
-            short => short,
-        }
+    /// A byte that stands for an item's value, a log's head or a signature; never 0.
+    pub fn short_value(&self, value: &[u8]) -> u8 {
+        let [short] = self.print(value);
+        short.max(1)
     }
 }
 

@@ -296,7 +296,7 @@ impl Engine {
         let (mut logs, mut statements) = (VecDeque::new(), BTreeSet::new());
         for ids in request.ids.chunk_by(|(one, _), (next, _)| one == next) {
             let Some((bucket, _)) = ids.first() else { continue };
-            let asked: BTreeSet<[u8; 4]> = ids.iter().map(|(_, id)| *id).collect();
+            let asked: BTreeSet<[u8; 3]> = ids.iter().map(|(_, id)| *id).collect();
             for ((short, ..), item) in short_items(&self.replica, &key, *bucket) {
                 match item {
                     _ if !asked.contains(&short) => {}

@@ -37,7 +37,7 @@ use crate::statement::{SignatureBytes, StatementParts};
 /// Largest frame, bytes.
 pub const FRAME_BYTES_MAX: usize = 256 * 1024;
 /// The versions of this protocol that are spoken here: least, greatest.
-pub const PROTOCOL_RANGE: (u16, u16) = (3, 3);
+pub const PROTOCOL_RANGE: (u16, u16) = (4, 4);
 /// Most entries in one `Have`, `HaveStatements`, `Want`, `WantHash`, `Request` or `Difference` frame, and most origins that one
 /// `Ask` names.
 pub const ENTRIES_MAX: usize = 1024;
@@ -136,9 +136,9 @@ pub struct Parts {
     pub ranges: Vec<(u8, [[u8; 6]; RANGE_BUCKETS])>,
 }
 
-/// An item in six bytes and a sequence number, 0 for a statement's signature: its short id and its short value, 0 where the
+/// An item in four bytes and a sequence number, 0 for a statement's signature: its short id and its short value, 0 where the
 /// head is not stored yet.
-pub type ShortItem = ([u8; 4], [u8; 2], u64);
+pub type ShortItem = ([u8; 3], u8, u64);
 
 /// The items of buckets that differ, in parts; the last one says so. A bucket may go on in the next part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,7 +157,7 @@ pub struct Request {
     /// The number of the comparison.
     pub number: u64,
     /// Buckets and short ids.
-    pub ids: Vec<(u16, [u8; 4])>,
+    pub ids: Vec<(u16, [u8; 3])>,
     /// Whether this is the last part.
     pub is_last: bool,
 }

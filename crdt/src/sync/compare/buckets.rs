@@ -20,7 +20,7 @@ pub(in crate::sync) struct Found {
     pub(in crate::sync) behind: Vec<(Actor, u64)>,
     pub(in crate::sync) statements: BTreeSet<StatementId>,
     /// What the peer has and this node does not know: bucket and short id.
-    pub(in crate::sync) unknown: Vec<(u16, [u8; 4])>,
+    pub(in crate::sync) unknown: Vec<(u16, [u8; 3])>,
 }
 
 impl Found {
@@ -39,7 +39,7 @@ pub(in crate::sync) fn short_items<'a>(
         let (value, seq) = match &item {
             Item::Log(actor) => {
                 let state = replica.logs().get(actor).filter(|state| state.stored > 0)?;
-                let head = if state.stored == state.seq { key.short_value(&state.head().0) } else { [0, 0] };
+                let head = if state.stored == state.seq { key.short_value(&state.head().0) } else { 0 };
                 (head, state.stored)
             }
             Item::Statement(id, signer) => {
@@ -59,7 +59,7 @@ pub(in crate::sync) fn compare(
     theirs: &[ShortItem],
     found: &mut Found,
 ) {
-    let mut own: BTreeMap<[u8; 4], (ShortItem, Item)> =
+    let mut own: BTreeMap<[u8; 3], (ShortItem, Item)> =
         short_items(replica, key, bucket).map(|(short, item)| (short.0, (short, item))).collect();
     for (id, value, seq) in theirs {
         match own.remove(id) {
@@ -69,7 +69,7 @@ pub(in crate::sync) fn compare(
                 } else if *seq < own_seq {
                     found.logs.push(actor);
                     found.behind.push((actor, *seq));
-                } else if [*value, own_value].iter().all(|value| *value != [0, 0]) && *value != own_value {
+                } else if *value != 0 && own_value != 0 && *value != own_value {
                     found.forked.push(actor);
                     found.logs.push(actor);
                 }

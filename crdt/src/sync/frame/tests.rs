@@ -45,8 +45,8 @@ fn frames() -> Vec<Frame> {
         Frame::Ranges(Ranges { number: 300, place: PLACE, prints: vec![[7; 6]; RANGES] }),
         Frame::Ranges(Ranges { number: 300, place: PLACE, prints: vec![] }),
         Frame::Parts(Parts { number: 300, ranges: vec![(0xff, [[7; 6]; RANGE_BUCKETS])] }),
-        Frame::Items(Items { number: 300, buckets: vec![(0xfff, vec![([8; 4], [9; 2], 300)])], is_last: true }),
-        Frame::Request(Request { number: 300, ids: vec![(0xfff, [8; 4])], is_last: true }),
+        Frame::Items(Items { number: 300, buckets: vec![(0xfff, vec![([8; 3], 9, 300)])], is_last: true }),
+        Frame::Request(Request { number: 300, ids: vec![(0xfff, [8; 3])], is_last: true }),
         difference(None),
         difference(Some(End::Cursor)),
         difference(Some(End::Comparison(300, PLACE))),
@@ -85,7 +85,7 @@ fn golden_frames() {
 }
 
 const GOLDEN: &str = "\
-01030301010101010101010101010101010101010101010101010101010101010101010103010203010404040404040404040404040404\
+01040401010101010101010101010101010101010101010101010101010101010101010103010203010404040404040404040404040404\
 04040404040404040404040404040404040405050505050505050505050505050505050505050505050505050505050505050505050505\
 0505050505050505050505050505050505050505050505050505050105666c656574060606060606060606060606060606060606060606\
 0606060606060606060606ac02010708808010
@@ -109,8 +109,8 @@ const GOLDEN: &str = "\
 0eac02ac020500
 14ac0201ff0707070707070707070707070707070707070707070707070707070707070707070707070707070707070707070707070707\
 07070707070707070707070707070707070707070707070707070707070707070707070707070707070707070707
-15ac0201ff1f01080808080909ac0201
-0fac0201ff1f0808080801
+15ac0201ff1f0108080809ac0201
+0fac0201ff1f08080801
 1601aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac020401cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc05\
 00
 1601aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac020401cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc05\
@@ -180,7 +180,7 @@ fn limits_of_frames() {
     assert_eq!(decoded(of_items(ENTRIES_MAX - 1, 1)), Ok(()));
     assert_eq!(decoded(of_items(ENTRIES_MAX, 1)), Err(FrameError::Body(22)));
     assert_eq!(decoded(of_items(0, ENTRIES_MAX + 1)), Err(FrameError::Body(22)));
-    let request = |count| Frame::Request(Request { number: 1, ids: vec![(1, [1; 4]); count], is_last: true });
+    let request = |count| Frame::Request(Request { number: 1, ids: vec![(1, [1; 3]); count], is_last: true });
     assert_eq!(decoded(request(ENTRIES_MAX)), Ok(()));
     assert_eq!(decoded(request(ENTRIES_MAX + 1)), Err(FrameError::Body(15)));
     let chain = |count| Frame::Hello(Hello { chain: vec![parts(); count], ..hello() });
@@ -202,7 +202,7 @@ fn ranges_ascend() {
         let ranges = ranges.into_iter().map(|range| (range, [[1; 6]; RANGE_BUCKETS])).collect();
         assert_eq!(decoded(Frame::Parts(Parts { number: 1, ranges })).is_ok(), is_right);
     }
-    let item = ([1; 4], [1; 2], 1);
+    let item = ([1; 3], 1, 1);
     let of_buckets = |buckets: &[(u16, usize)]| {
         let buckets = buckets.iter().map(|(bucket, count)| (*bucket, vec![item; *count])).collect();
         Frame::Items(Items { number: 1, buckets, is_last: false })

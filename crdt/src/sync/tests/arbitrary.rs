@@ -89,7 +89,7 @@ fn compared_frames(world: &World) -> BoxedStrategy<Frame> {
         Just(End::Part),
         any::<bool>().prop_map(End::Statements),
     ];
-    let items = vec((any::<[u8; 4]>(), any::<[u8; 2]>(), number()), 0..4);
+    let items = vec((any::<[u8; 3]>(), any::<u8>(), number()), 0..4);
     let prints = prop_oneof![Just(0), Just(RANGES)];
     let bucket = 0..BUCKETS as u16;
     prop_oneof![
@@ -105,7 +105,7 @@ fn compared_frames(world: &World) -> BoxedStrategy<Frame> {
             buckets.dedup_by_key(|(bucket, _)| *bucket);
             Frame::Items(Items { number, buckets, is_last })
         }),
-        (0..3u64, any::<u16>(), any::<[u8; 4]>(), any::<bool>()).prop_map(|(number, bucket, id, is_last)| {
+        (0..3u64, any::<u16>(), any::<[u8; 3]>(), any::<bool>()).prop_map(|(number, bucket, id, is_last)| {
             Frame::Request(Request { number, ids: vec![(bucket, id)], is_last })
         }),
         (logs, proptest::option::of(end)).prop_map(|(logs, end)| Frame::Difference(Difference {

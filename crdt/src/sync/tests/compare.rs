@@ -242,8 +242,8 @@ fn frames_of_no_comparison_change_nothing() {
     let last = Place { generation: u64::MAX, position: u64::MAX };
     for frame in [
         Frame::Parts(Parts { number: 3, ranges: vec![(255, [[1; 6]; RANGE_BUCKETS])] }),
-        Frame::Items(Items { number: 3, buckets: vec![(4095, vec![([1; 4], [1; 2], u64::MAX)])], is_last: true }),
-        Frame::Request(crate::sync::frame::Request { number: 3, ids: vec![(u16::MAX, [1; 4])], is_last: true }),
+        Frame::Items(Items { number: 3, buckets: vec![(4095, vec![([1; 3], 1, u64::MAX)])], is_last: true }),
+        Frame::Request(crate::sync::frame::Request { number: 3, ids: vec![(u16::MAX, [1; 3])], is_last: true }),
         end(Some(End::Comparison(u64::MAX, last))),
         end(Some(End::Request(u64::MAX))),
         end(Some(End::Part)),

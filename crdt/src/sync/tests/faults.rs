@@ -28,7 +28,7 @@ fn a_byte_a_second_holds_nothing_up() {
     let slow = (0, cluster.link_to(0, 1).unwrap());
     inject(&mut cluster, slow, &Frame::Ranges(Ranges { number: 1, place: FIRST, prints: vec![] }));
     for second in 0..300u16 {
-        let item = Items { number: 1, buckets: vec![(second, vec![([1; 4], [1; 2], 1)])], is_last: false };
+        let item = Items { number: 1, buckets: vec![(second, vec![([1; 3], 1, 1)])], is_last: false };
         inject(&mut cluster, slow, &Frame::Items(item));
         inject(&mut cluster, slow, &Frame::Fragment(Fragment { is_last: false, bytes: vec![1] }));
         cluster.write(2, Kind::Device, "a", Value::Int(i64::from(second)));

@@ -131,9 +131,9 @@ fn a_newer_protocol_is_named() {
     let link = crate::sync::LinkId(900);
     let peer = key_of(&cluster.fleet.devices[1]);
     cluster.input(0, Input::LinkUp { link, peer, dialled: true });
-    let hello = Hello { protocol: (4, 5), fleet: cluster.fleet.id, chain: vec![], scopes: vec![], frame_bytes_max: 1 };
+    let hello = Hello { protocol: (5, 6), fleet: cluster.fleet.id, chain: vec![], scopes: vec![], frame_bytes_max: 1 };
     cluster.input(0, Input::Frame { link, channel: Channel::Control, bytes: Frame::Hello(hello).encode() });
-    assert!(cluster.nodes[0].closed[0].contains("protocol 4 to 5"), "{:?}", cluster.nodes[0].closed);
+    assert!(cluster.nodes[0].closed[0].contains("protocol 5 to 6"), "{:?}", cluster.nodes[0].closed);
 }
 
 #[test]
