@@ -69,7 +69,7 @@ impl Engine {
         let Some(link) = self.links.get(&id) else { return };
         let logs: Vec<(Actor, u64)> = link.ahead.iter().map(|(actor, seq)| (*actor, *seq)).collect();
         let statements: Vec<(StatementId, u32)> = link.ahead_statements.iter().map(|(id, sum)| (*id, *sum)).collect();
-        self.note_claims(now, id, (&logs, &statements), is_greeting);
+        self.note_claims(now, id, &logs, &statements, is_greeting);
     }
 
     /// As [`Engine::note_missing`], of a part of what the peer has.
@@ -81,14 +81,15 @@ impl Engine {
         statements: &[(StatementId, u32)],
     ) {
         let is_greeting = self.links.get(&id).is_some_and(|link| link.is_new);
-        self.note_claims(now, id, (logs, statements), is_greeting);
+        self.note_claims(now, id, logs, statements, is_greeting);
     }
 
     fn note_claims(
         &mut self,
         now: Time,
         id: LinkId,
-        (logs, statements): (&[(Actor, u64)], &[(StatementId, u32)]),
+        logs: &[(Actor, u64)],
+        statements: &[(StatementId, u32)],
         is_greeting: bool,
     ) {
         let Some(link) = self.links.get(&id) else { return };
