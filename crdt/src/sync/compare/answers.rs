@@ -10,7 +10,7 @@ use crate::id::{Actor, Time};
 use crate::root::{BUCKETS, RangeKey};
 use crate::store::Staged;
 
-/// What the answering side keeps until all items are there.
+/// What the answering side keeps between the parts of the items.
 #[derive(Debug, Clone)]
 pub(super) struct Answers {
     /// Where the peer's order stood when it began.
