@@ -9,6 +9,8 @@
 //! * **One task a session** (`session::io`) moves the payload between the two streams and the owner. It waits where the
 //!   owner waits: an owner that stops reading events stops the peer's writer, through the transport's flow control.
 //! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
+//! * **Pure beside that**, driven by the owner: what links are like (`measure`), what they cost (`cost`), and the ways to
+//!   every node (`routes`).
 //! * Over QUIC a silent peer is lost after 10 s; **over TCP nothing notices**: liveness is the owner's, who probes on the
 //!   control stream and calls [`Handle::close`].
 //!
@@ -32,19 +34,25 @@
 #![deny(missing_docs, unreachable_pub)]
 
 mod config;
+mod cost;
 mod event;
 mod handle;
 mod join;
+mod measure;
 mod peer;
 mod rate;
+mod routes;
 mod session;
 mod swarm;
 
 pub use config::{Config, Listen, StartError};
+pub use cost::{Cost, LinkKind, LinkState};
 pub use event::{DownReason, Event, SessionId, Stream};
 pub use handle::{Handle, OrderError, SessionState, Snapshot, Traffic};
 pub use join::{AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
+pub use measure::{Measured, Meter};
 pub use peer::{BadPeerKey, PeerKey};
+pub use routes::{MAX_LINKS, MAX_NODES, Routes, Way};
 pub use session::frame::{FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES};
 pub use session::outbox::{SendError, WRITE_BUDGET_BYTES};
 pub use swarm::{Admit, EVENT_QUEUE, MAX_ADDRS, spawn};

@@ -1,0 +1,163 @@
+//! What a link is like, from the probes that went over it.
+//!
+//! The least round trip of the last ten seconds is the link's own delay, without the queues of the moment (as in BBR,
+//! Cardwell et al. 2016). What is announced stays until the link left a dead-band around it, so that an idle fleet
+//! announces nothing. Pure: times are handed in, since any fixed moment.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Round trips count for so long.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Most round trips that are kept; of more, the oldest are forgotten.
+const SAMPLES_MAX: usize = 64;
+/// Of so many probes it is remembered whether they were late.
+const PROBES: u32 = u32::BITS;
+/// Before so many probes were answered, nothing is said of loss.
+const PROBES_MIN: u32 = 8;
+/// A probe that took longer than twice the least round trip and this was lost once, microseconds.
+const LATE_MICROS: u64 = 20_000;
+
+/// What a link is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Measured {
+    /// The least round trip of late, microseconds.
+    pub rtt_micros: u64,
+    /// What round trips took beyond that, on average, microseconds.
+    pub jitter_micros: u64,
+    /// Lost packets, one way, in a million. A session's streams are reliable: what is lost shows as a probe that is late,
+    /// where either direction may have lost it.
+    pub loss_ppm: u64,
+}
+
+impl Measured {
+    /// Whether another measurement is so different that it is worth announcing: a share of it, and an amount.
+    fn is_left_by(&self, now: &Measured) -> bool {
+        let leaves = |was: u64, is: u64, share: u64, amount: u64| was.abs_diff(is) > was.max(is) / share + amount;
+        leaves(self.rtt_micros, now.rtt_micros, 4, 1_000)
+            || leaves(self.jitter_micros, now.jitter_micros, 2, 5_000)
+            || leaves(self.loss_ppm, now.loss_ppm, 2, 20_000)
+    }
+}
+
+/// Measures one link.
+#[derive(Debug, Clone, Default)]
+pub struct Meter {
+    samples: VecDeque<(Duration, u64)>,
+    /// One bit a probe, the last one lowest: whether it was late.
+    late: u32,
+    answered: u32,
+    announced: Option<Measured>,
+}
+
+impl Meter {
+    /// A probe came back.
+    pub fn answered(&mut self, now: Duration, rtt_micros: u64) {
+        let least = self.samples.iter().map(|(_, rtt)| *rtt).min().unwrap_or(rtt_micros);
+        let is_late = rtt_micros > least.saturating_mul(2).saturating_add(LATE_MICROS);
+        self.late = self.late << 1 | u32::from(is_late);
+        self.answered = self.answered.saturating_add(1);
+        self.samples.push_back((now, rtt_micros));
+        // The last one stays, however old.
+        while self.samples.len() > 1 {
+            let is_old = self.samples.front().is_some_and(|(at, _)| *at + WINDOW < now);
+            if !is_old && self.samples.len() <= SAMPLES_MAX {
+                break;
+            }
+            self.samples.pop_front();
+        }
+    }
+
+    /// What the link is like now; none before its first probe came back.
+    pub fn measured(&self) -> Option<Measured> {
+        let rtts = || self.samples.iter().map(|(_, rtt)| *rtt);
+        let rtt_micros = rtts().min()?;
+        let beyond: u64 = rtts().map(|rtt| (rtt - rtt_micros) / self.samples.len() as u64).sum();
+        let probes = self.answered.min(PROBES);
+        let late = u64::from(self.late.count_ones());
+        let loss_ppm = if probes < PROBES_MIN { 0 } else { late * 1_000_000 / (2 * u64::from(probes)) };
+        Some(Measured { rtt_micros, jitter_micros: beyond, loss_ppm })
+    }
+
+    /// Takes over what is measured now as what is announced, where it left its dead-bands. Whether it did.
+    pub fn settle(&mut self) -> bool {
+        let now = self.measured();
+        let has_left = match (&self.announced, &now) {
+            (Some(was), Some(is)) => was.is_left_by(is),
+            (was, is) => was.is_some() != is.is_some(),
+        };
+        if has_left {
+            self.announced = now;
+        }
+        has_left
+    }
+
+    /// What is to be announced; see [`Meter::settle`].
+    pub fn announced(&self) -> Option<Measured> {
+        self.announced
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A meter after one probe every two seconds.
+    fn after(rtts: impl IntoIterator<Item = u64>) -> Meter {
+        let mut meter = Meter::default();
+        (0..).zip(rtts).for_each(|(number, rtt)| meter.answered(Duration::from_secs(2 * number), rtt));
+        meter
+    }
+
+    #[test]
+    fn the_least_round_trip_of_ten_seconds_counts() {
+        assert_eq!(Meter::default().measured(), None);
+        let rtt = |meter: &Meter| meter.measured().map(|measured| measured.rtt_micros);
+        assert_eq!(rtt(&after([9_000, 5_000, 8_000])), Some(5_000));
+        assert_eq!(rtt(&after([5_000, 8_000, 8_000, 8_000, 8_000, 8_000, 8_100])), Some(8_000), "the first is 12 s old");
+        let mut meter = after([5_000]);
+        meter.answered(Duration::from_secs(100), 7_000);
+        assert_eq!(rtt(&meter), Some(7_000), "what is old is believed only where there is nothing else");
+    }
+
+    #[test]
+    fn jitter_is_what_round_trips_take_beyond_the_least() {
+        let measured = after([10_000, 12_000, 14_000, 10_000]).measured();
+        assert_eq!(measured, Some(Measured { rtt_micros: 10_000, jitter_micros: 1_500, loss_ppm: 0 }));
+    }
+
+    #[test]
+    fn late_probes_are_losses_on_one_of_two_ways() {
+        let meter = after((0..32).map(|number| if number % 4 == 3 { 70_000 } else { 20_000 }));
+        assert_eq!(meter.measured().map(|measured| measured.loss_ppm), Some(125_000));
+        let meter = after([20_000, 70_000]);
+        assert_eq!(meter.measured().map(|measured| measured.loss_ppm), Some(0), "two probes prove nothing");
+    }
+
+    #[test]
+    fn noise_within_the_dead_bands_announces_nothing() {
+        let mut meter = after([20_000]);
+        assert!(meter.settle() && !meter.settle());
+        let mut announcements = 0;
+        for number in 1..1_000 {
+            meter.answered(Duration::from_secs(2 * number), 20_000 + number * 7_919 % 4_000);
+            announcements += u32::from(meter.settle());
+        }
+        assert_eq!(announcements, 0);
+        for number in 1_000..1_010 {
+            meter.answered(Duration::from_secs(2 * number), 60_000);
+            announcements += u32::from(meter.settle());
+        }
+        assert!((1..=3).contains(&announcements), "{announcements}: up once, then what it looked like is forgotten");
+        assert_eq!(meter.announced().map(|measured| measured.rtt_micros), Some(60_000));
+    }
+
+    #[test]
+    fn a_meter_keeps_little_and_bears_any_number() {
+        let mut meter = Meter::default();
+        for rtt in (0..10_000).map(|number| if number % 2 == 0 { u64::MAX } else { number }) {
+            meter.answered(Duration::ZERO, rtt);
+        }
+        assert!(meter.samples.len() <= SAMPLES_MAX + 1 && meter.measured().is_some());
+    }
+}
