@@ -219,6 +219,7 @@ impl Engine {
             Input::Resync => self.resync(),
             Input::Stop => self.stop(staged),
             Input::Parents(parents) => self.set_parents(parents),
+            Input::Probe(link) => self.probe_link(now, link),
             Input::Write { request, document, edits } => self.write(staged, request, &document, &edits)?,
             Input::Prepare { request, document, author, edits } => {
                 self.prepare(staged, request, &document, author, &edits)?;

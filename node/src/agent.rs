@@ -12,6 +12,7 @@ use std::time::Duration;
 use crdt::id::{DeviceId, FleetId, Key, Time};
 use crdt::join::{JoinAnswer, JoinRefusal};
 use crdt::roster::Standing;
+use crdt::schema::Kind;
 use crdt::store::AuditRecord;
 use crdt::sync::{Changed, Config, Effect, Engine, Input, Reply, RequestId};
 use ed25519_dalek::SigningKey;
@@ -29,10 +30,11 @@ mod addresses;
 mod events;
 mod handle;
 mod joins;
+pub(crate) mod link_document;
 mod neighbours;
 mod outbox;
-mod parents;
 mod presence;
+mod routing;
 mod sessions;
 mod storing;
 mod syncer;
@@ -46,6 +48,7 @@ pub(crate) use handle::{Agent, Stopped};
 pub(crate) use joins::{OFFLINE, Wishes};
 pub(crate) use neighbours::Neighbours;
 pub(crate) use presence::Presence;
+use routing::Routing;
 use sessions::Sessions;
 use syncer::{Syncer, Ticket};
 
@@ -73,6 +76,8 @@ pub(crate) struct Setup {
 pub(crate) struct MeshSetup {
     pub(crate) listen: transport::Listen,
     pub(crate) mdns: bool,
+    /// Whether this device pays for what it sends.
+    pub(crate) is_metered: bool,
 }
 
 /// What the transport asks for each connection.
@@ -101,7 +106,7 @@ pub(crate) struct Node {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) sessions: Sessions,
     pub(crate) neighbours: Neighbours,
-    parents: parents::FirstFrom,
+    pub(crate) routing: Routing,
     pub(crate) listening: BTreeSet<String>,
     /// Why nothing is taken now, where that is so.
     pub(crate) full: Option<String>,
@@ -198,7 +203,7 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
         clock: setup.clock,
         sessions: Sessions::default(),
         neighbours: Neighbours::new(u64::from_be_bytes(crate::folder::random())),
-        parents: parents::FirstFrom::default(),
+        routing: Routing::new(Key(setup.key.verifying_key().to_bytes()), setup.mesh.is_metered),
         listening: BTreeSet::new(),
         full: None,
         config,
@@ -219,6 +224,7 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
     };
     node.note_seeds();
     node.note_roster();
+    node.environment_changed();
     Ok((agent, node, Inbox { commands, mesh: mesh_events, synced }))
 }
 
@@ -316,6 +322,7 @@ impl Node {
                     }
                 }
                 Effect::Send { link, channel, bytes } => self.send(link, channel, bytes),
+                Effect::RoundTrip { link, micros } => self.round_trip(link, micros),
                 Effect::Close { link, reason } => self.close_link(link, &reason),
                 Effect::Reply { request, reply } => self.answer(request, reply),
                 Effect::Changed(changed) => self.changed(changed),
@@ -408,13 +415,17 @@ impl Node {
             Changed::Log { actor, seq, source } => {
                 let Some(log) = self.engine.replica().logs().get(&actor).map(|log| log.name()) else { return };
                 let (document, incarnation) = (log.document, log.incarnation);
-                if document.kind() == crdt::schema::Kind::Link {
+                if document.kind() == Kind::Link {
                     self.read_link_document(&document);
                     if let Some((device, link)) = document.device().zip(source) {
                         self.link_document_came(device, link);
                     }
                 }
-                if document.device() == Some(self.device()) && incarnation != self.config.incarnation {
+                let is_own = document.device() == Some(self.device());
+                if is_own && document.kind() == Kind::Environment {
+                    self.environment_changed();
+                }
+                if is_own && incarnation != self.config.incarnation {
                     self.note_restored();
                 }
                 self.emit(NodeEvent::change(&document, &actor, seq));
@@ -461,6 +472,7 @@ impl Node {
         }
         let up = self.sessions.iter().map(|(_, session)| session.peer).collect();
         self.neighbours.set_members(self.now(), members, &removed, &up);
+        self.roster_changed();
         if let Ok(mut known) = self.gatekeeper.removed.write() {
             *known = removed;
         }
@@ -477,7 +489,7 @@ impl Node {
 
     fn read_link_documents(&mut self) {
         let documents: Vec<_> = self.engine.replica().logs().documents().into_keys().collect();
-        for document in documents.iter().filter(|document| document.kind() == crdt::schema::Kind::Link) {
+        for document in documents.iter().filter(|document| document.kind() == Kind::Link) {
             self.read_link_document(document);
         }
     }
@@ -488,7 +500,8 @@ impl Node {
         let engine = self.engine.poll_timeout().map(at);
         let mesh = (!self.is_offline()).then(|| self.neighbours.poll_timeout().map(at)).flatten();
         let report = self.neighbours.report_timeout().map(at);
-        [engine, mesh, report, self.group_sync_at, Some(self.space_check_at)]
+        let routing = self.routing.poll_timeout().map(at);
+        [engine, mesh, report, routing, self.group_sync_at, Some(self.space_check_at)]
             .into_iter()
             .flatten()
             .min()
@@ -511,6 +524,7 @@ impl Node {
             self.space_check_at = Instant::now() + Duration::from_millis(SPACE_CHECK_MS);
             self.check_space();
         }
+        self.routing_timers();
         self.dial_due();
         self.report_links();
     }

@@ -25,6 +25,7 @@ mod events;
 mod log;
 mod members;
 mod read;
+mod routes;
 mod status;
 pub(crate) mod values;
 mod write;
@@ -176,6 +177,7 @@ fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/status", get(status::status))
         .route("/v1/peers", get(status::peers))
+        .route("/v1/routes/{device}", get(routes::show))
         .route("/v1/devices", get(devices::list))
         .route("/v1/devices/{device}", get(devices::show))
         .route("/v1/documents", get(documents::list))

@@ -17,6 +17,7 @@ mod enrol;
 mod member;
 mod node;
 mod observe;
+mod route;
 mod run;
 mod sign;
 
@@ -69,6 +70,9 @@ enum Command {
     /// Peers and the links to them
     #[command(subcommand)]
     Peer(observe::PeerCommand),
+    /// Ways to other devices
+    #[command(subcommand)]
+    Route(route::RouteCommand),
     /// Documents as they are replicated
     #[command(subcommand)]
     Doc(document::DocCommand),
@@ -280,6 +284,7 @@ async fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Events(args) => observe::events(common, args).await,
         Command::Device(command) => device::run(common, command).await,
         Command::Peer(command) => observe::peer(common, command).await,
+        Command::Route(command) => route::run(common, command).await,
         Command::Doc(command) => document::run(common, command).await,
         Command::Config(command) => config::run(common, command).await,
         Command::Member(command) => member::run(common, command).await,

@@ -181,7 +181,7 @@ fn setup(folder: Folder, clock: Arc<JumpingClock>) -> Setup {
         key: folder.device_key().unwrap(),
         folder,
         clock,
-        mesh: MeshSetup { listen: Listen::loopback(), mdns: false },
+        mesh: MeshSetup { listen: Listen::loopback(), mdns: false, is_metered: false },
     }
 }
 

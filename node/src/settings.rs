@@ -11,15 +11,24 @@ struct Known {
     about: &'static str,
 }
 
-const KNOWN: [Known; 11] = [
+const KNOWN: [Known; 12] = [
     Known { name: "keys", default: "", about: "the person's keys folder; empty for the user's config folder" },
-    Known { name: "listen", default: "0.0.0.0,::", about: "local addresses of the mesh, joined by commas" },
+    Known {
+        name: "listen",
+        default: "0.0.0.0,::",
+        about: "local addresses of the mesh, joined by commas; none to dial others only",
+    },
     Known {
         name: "port",
         default: "",
         about: "the mesh's port, UDP and TCP; empty for 4410 or a free one, 0 for a free one",
     },
     Known { name: "mdns", default: "true", about: "find members on the local network by multicast DNS" },
+    Known {
+        name: "metered",
+        default: "false",
+        about: "this device pays for what it sends: it is asked less, and probes its links less often",
+    },
     Known { name: "passphrase_file", default: "", about: "file with the passphrase of the person's keys" },
     Known {
         name: "telemetry.interval_min_ms",

@@ -14,6 +14,7 @@ mod history;
 mod ingest;
 mod machine;
 mod memory;
+mod mesh;
 mod offline;
 mod operator;
 mod pair;
@@ -36,6 +37,8 @@ pub(crate) enum BenchCommand {
     Ingest(ingest::IngestArgs),
     /// What documents and peers take of a node's memory, and a node with thousands of documents
     Memory(memory::MemoryArgs),
+    /// The route search of every node, and how good the ways are that it chooses on measured links
+    Mesh(mesh::MeshArgs),
     /// Two engines over a slow link: bytes to find what differs, and time to heal, beside automerge::sync
     Reconcile(reconcile::ReconcileArgs),
 }
@@ -75,6 +78,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
         BenchCommand::Dissemination(args) => (dissemination::run(&args)?, args.output),
         BenchCommand::Ingest(args) => (ingest::bench(&args)?, args.output),
         BenchCommand::Memory(args) => (with_processes(memory::bench(&args))?, args.output),
+        BenchCommand::Mesh(args) => (mesh::bench(&args)?, args.output),
         BenchCommand::Reconcile(args) => (reconcile::run(&args)?, args.output),
     };
     print(&match output {

@@ -12,18 +12,26 @@ const WINDOW: Duration = Duration::from_secs(10);
 /// Most round trips that are kept; of more, the oldest are forgotten.
 const SAMPLES_MAX: usize = 64;
 /// Of so many probes it is remembered whether they were late.
-const PROBES: u32 = u32::BITS;
+const PROBES: u32 = u64::BITS;
 /// Before so many probes were answered, nothing is said of loss.
 const PROBES_MIN: u32 = 8;
+/// Before so many probes were answered nothing is announced, and the one before is forgotten: it finds both ends busy with
+/// greeting.
+const ANSWERS_MIN: u32 = 2;
 /// A probe that took longer than twice the least round trip and this was lost once, microseconds.
 const LATE_MICROS: u64 = 20_000;
+
+/// The longest round trip of a probe that was not lost, microseconds.
+fn on_time(least: u64) -> u64 {
+    least.saturating_mul(2).saturating_add(LATE_MICROS)
+}
 
 /// What a link is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Measured {
     /// The least round trip of late, microseconds.
     pub rtt_micros: u64,
-    /// What round trips took beyond that, on average, microseconds.
+    /// What round trips took beyond that, on average, without those that were lost once, microseconds.
     pub jitter_micros: u64,
     /// Lost packets, one way, in a million. A session's streams are reliable: what is lost shows as a probe that is late,
     /// where either direction may have lost it.
@@ -45,7 +53,7 @@ impl Measured {
 pub struct Meter {
     samples: VecDeque<(Duration, u64)>,
     /// One bit a probe, the last one lowest: whether it was late.
-    late: u32,
+    late: u64,
     answered: u32,
     announced: Option<Measured>,
 }
@@ -53,9 +61,12 @@ pub struct Meter {
 impl Meter {
     /// A probe came back.
     pub fn answered(&mut self, now: Duration, rtt_micros: u64) {
+        if self.is_new() {
+            (self.samples, self.late) = (VecDeque::new(), 0);
+        }
         let least = self.samples.iter().map(|(_, rtt)| *rtt).min().unwrap_or(rtt_micros);
-        let is_late = rtt_micros > least.saturating_mul(2).saturating_add(LATE_MICROS);
-        self.late = self.late << 1 | u32::from(is_late);
+        let is_late = rtt_micros > on_time(least);
+        self.late = self.late << 1 | u64::from(is_late);
         self.answered = self.answered.saturating_add(1);
         self.samples.push_back((now, rtt_micros));
         // The last one stays, however old.
@@ -70,18 +81,19 @@ impl Meter {
 
     /// What the link is like now; none before its first probe came back.
     pub fn measured(&self) -> Option<Measured> {
-        let rtts = || self.samples.iter().map(|(_, rtt)| *rtt);
-        let rtt_micros = rtts().min()?;
-        let beyond: u64 = rtts().map(|rtt| (rtt - rtt_micros) / self.samples.len() as u64).sum();
+        let rtt_micros = self.samples.iter().map(|(_, rtt)| *rtt).min()?;
+        let rtts = || self.samples.iter().map(|(_, rtt)| *rtt).filter(|rtt| *rtt <= on_time(rtt_micros));
+        let on_time = rtts().count().max(1) as u64;
+        let jitter_micros = rtts().map(|rtt| (rtt - rtt_micros) / on_time).sum();
         let probes = self.answered.min(PROBES);
         let late = u64::from(self.late.count_ones());
         let loss_ppm = if probes < PROBES_MIN { 0 } else { late * 1_000_000 / (2 * u64::from(probes)) };
-        Some(Measured { rtt_micros, jitter_micros: beyond, loss_ppm })
+        Some(Measured { rtt_micros, jitter_micros, loss_ppm })
     }
 
     /// Takes over what is measured now as what is announced, where it left its dead-bands. Whether it did.
     pub fn settle(&mut self) -> bool {
-        let now = self.measured();
+        let now = self.measured().filter(|_| self.answered >= ANSWERS_MIN);
         let has_left = match (&self.announced, &now) {
             (Some(was), Some(is)) => was.is_left_by(is),
             (was, is) => was.is_some() != is.is_some(),
@@ -90,6 +102,11 @@ impl Meter {
             self.announced = now;
         }
         has_left
+    }
+
+    /// Whether the link is so new that it should be probed again at once.
+    pub fn is_new(&self) -> bool {
+        self.answered < ANSWERS_MIN
     }
 
     /// What is to be announced; see [`Meter::settle`].
@@ -114,7 +131,11 @@ mod tests {
         assert_eq!(Meter::default().measured(), None);
         let rtt = |meter: &Meter| meter.measured().map(|measured| measured.rtt_micros);
         assert_eq!(rtt(&after([9_000, 5_000, 8_000])), Some(5_000));
-        assert_eq!(rtt(&after([5_000, 8_000, 8_000, 8_000, 8_000, 8_000, 8_100])), Some(8_000), "the first is 12 s old");
+        assert_eq!(
+            rtt(&after([5_000, 8_000, 8_000, 8_000, 8_000, 8_000, 8_100])),
+            Some(8_000),
+            "the first is 12 s old"
+        );
         let mut meter = after([5_000]);
         meter.answered(Duration::from_secs(100), 7_000);
         assert_eq!(rtt(&meter), Some(7_000), "what is old is believed only where there is nothing else");
@@ -122,13 +143,13 @@ mod tests {
 
     #[test]
     fn jitter_is_what_round_trips_take_beyond_the_least() {
-        let measured = after([10_000, 12_000, 14_000, 10_000]).measured();
+        let measured = after([80_000, 10_000, 12_000, 14_000, 10_000, 90_000]).measured();
         assert_eq!(measured, Some(Measured { rtt_micros: 10_000, jitter_micros: 1_500, loss_ppm: 0 }));
     }
 
     #[test]
     fn late_probes_are_losses_on_one_of_two_ways() {
-        let meter = after((0..32).map(|number| if number % 4 == 3 { 70_000 } else { 20_000 }));
+        let meter = after((0..64).map(|number| if number % 4 == 3 { 70_000 } else { 20_000 }));
         assert_eq!(meter.measured().map(|measured| measured.loss_ppm), Some(125_000));
         let meter = after([20_000, 70_000]);
         assert_eq!(meter.measured().map(|measured| measured.loss_ppm), Some(0), "two probes prove nothing");
@@ -136,8 +157,10 @@ mod tests {
 
     #[test]
     fn noise_within_the_dead_bands_announces_nothing() {
-        let mut meter = after([20_000]);
-        assert!(meter.settle() && !meter.settle());
+        let mut meter = after([45_000]);
+        assert!(meter.is_new() && !meter.settle(), "the first one proves little");
+        meter.answered(Duration::from_secs(1), 20_000);
+        assert!(!meter.is_new() && meter.settle() && !meter.settle());
         let mut announcements = 0;
         for number in 1..1_000 {
             meter.answered(Duration::from_secs(2 * number), 20_000 + number * 7_919 % 4_000);

@@ -125,10 +125,14 @@ impl Routes {
         if !std::mem::take(&mut self.is_stale) {
             return Vec::new();
         }
-        self.labels = search(self.graph.links());
+        let before = std::mem::replace(&mut self.labels, search(self.graph.links()));
         let mut changed = Vec::new();
         for (key, place) in self.places.iter().filter(|(_, place)| **place != ME) {
             let at = *place as usize;
+            // The same ways are ordered as before.
+            if before[at] == self.labels[at] {
+                continue;
+            }
             let first_before = self.hops[at][0].map(|hop| hop.next);
             let hops = self.hops_of(&self.labels[at], first_before);
             if std::mem::replace(&mut self.hops[at], hops) != hops {

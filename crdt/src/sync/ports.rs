@@ -104,6 +104,8 @@ pub enum Input {
     /// This node stops in good order. Its links are gone, and nothing but `Persisted` may follow: the batch that this makes
     /// lets peers go on where they stood once it is back.
     Stop,
+    /// A link is to be measured: a probe goes out, and with it what is to be told.
+    Probe(LinkId),
     /// Over which neighbours the shortest paths from origins lead, as far as the mesh knows them.
     Parents(Vec<Parents>),
     /// This device writes a document of its own.
@@ -178,6 +180,13 @@ pub enum Effect {
         channel: Channel,
         /// The frame.
         bytes: Vec<u8>,
+    },
+    /// A probe came back.
+    RoundTrip {
+        /// The session.
+        link: LinkId,
+        /// What it took, microseconds.
+        micros: u64,
     },
     /// Close a session.
     Close {

@@ -288,9 +288,14 @@ impl Engine {
         let is_idle = |link: &Link| !link.is_probed() && silent(link, PROBE_MS);
         let idle: Vec<LinkId> = self.links.iter().filter(|(_, link)| is_idle(link)).map(|(id, _)| *id).collect();
         for id in idle {
-            self.probe(now, id);
-            self.tell_haves(now, id, true);
+            self.probe_link(now, id);
         }
+    }
+
+    /// Probes a link, and tells with it what is to be told.
+    pub(super) fn probe_link(&mut self, now: Time, id: LinkId) {
+        self.probe(now, id);
+        self.tell_haves(now, id, true);
     }
 
     /// Measures the round trip of a link.
@@ -304,7 +309,9 @@ impl Engine {
     pub(super) fn probe_answered(&mut self, now: Time, id: LinkId, number: u64) {
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.probed_at.take_if(|at| at.0 == number).is_some() {
-            link.rtt_micros = Some(now.0.saturating_sub(number));
+            let micros = now.0.saturating_sub(number);
+            link.rtt_micros = Some(micros);
+            self.effects.push_back(Effect::RoundTrip { link: id, micros });
         }
     }
 

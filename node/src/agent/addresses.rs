@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
+use transport::LinkKind;
+
 /// Most addresses that a node announces.
 const ANNOUNCED_MAX: usize = 8;
 /// Addresses for documentation (RFC 5737, RFC 3849): on nobody's network, so beyond the default route.
@@ -110,6 +112,20 @@ fn network(ip: IpAddr) -> IpAddr {
     }
 }
 
+/// How a link to this address leads there: `/p2p-circuit` is a relay; what is no private address (RFC 1918, RFC 4193) is
+/// across the internet.
+pub(super) fn kind_of(address: &str) -> LinkKind {
+    let parts: Vec<&str> = address.split('/').collect();
+    if parts.contains(&"p2p-circuit") {
+        return LinkKind::Relayed;
+    }
+    let is_private = parts.get(2).and_then(|ip| ip.parse().ok()).is_some_and(|ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unique_local(),
+    });
+    if is_private { LinkKind::Lan } else { LinkKind::Wan }
+}
+
 /// Whether it looks like the machine's end of a bridge to its own containers and virtual machines, which has the first
 /// address of its network. Nobody elsewhere reaches it, and there may be many: they come after other networks.
 fn is_bridge(ip: IpAddr) -> bool {
@@ -146,6 +162,15 @@ mod tests {
 
     const BRIDGES: [&str; 6] =
         ["10.88.0.1", "172.17.0.1", "172.18.0.1", "172.19.0.1", "192.168.122.1", "fd00:0:0:12::1"];
+
+    #[test]
+    fn private_addresses_are_near_and_relays_are_seen() {
+        assert_eq!(kind_of("/ip4/10.1.2.3/udp/4410/quic-v1"), LinkKind::Lan);
+        assert_eq!(kind_of("/ip6/fd00::1/tcp/4410"), LinkKind::Lan);
+        assert_eq!(kind_of("/ip4/192.0.2.1/udp/4410/quic-v1"), LinkKind::Wan);
+        assert_eq!(kind_of("/dns4/relay.example/tcp/4410"), LinkKind::Wan);
+        assert_eq!(kind_of("/ip4/10.1.2.3/tcp/4410/p2p/12D3/p2p-circuit"), LinkKind::Relayed);
+    }
 
     #[test]
     fn a_host_with_many_bridges_announces_its_default_route_first() {

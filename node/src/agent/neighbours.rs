@@ -8,11 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use crdt::id::{DeviceId, Key, Time};
-use crdt::schema::{DocumentName, Kind, Value};
-use crdt::sync::{Edit, Input};
+use crdt::schema::{DocumentName, Kind};
+use crdt::sync::{Edit, Input, LinkId};
 use crdt::view;
 use transport::PeerKey;
 
+use super::link_document::{LinkDocument, Report};
 use super::{Node, announced};
 
 /// Backoff of dials: 200 ms doubling to 15 s, half as much more or less by chance.
@@ -23,6 +24,8 @@ const CLOSED_BACKOFF_MS: u64 = 10_000;
 const DIAL_MS: u64 = 20_000;
 /// Links are gathered for this long before they are written, milliseconds.
 const GATHER_MS: u64 = 50;
+/// What links are like is gathered for longer, milliseconds: nobody waits for it.
+const MEASURED_MS: u64 = 1_000;
 /// The longest damping of link reports, milliseconds.
 const DAMP_MS_MAX: u64 = 10_000;
 /// Most addresses of a peer, without those that mDNS found.
@@ -57,20 +60,12 @@ impl Peer {
     }
 }
 
-/// What a device says of one of its neighbours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Report {
-    pub(crate) is_up: bool,
-    /// Milliseconds since 1970.
-    pub(crate) since_ms: u64,
-}
-
 /// The node's knowledge of its peers.
 #[derive(Debug)]
 pub(crate) struct Neighbours {
     peers: BTreeMap<Key, Peer>,
-    /// What each device says of its neighbours.
-    pub(super) reported: BTreeMap<DeviceId, BTreeMap<DeviceId, Report>>,
+    /// What each device says of its links.
+    pub(super) reported: BTreeMap<DeviceId, LinkDocument>,
     report_at: Option<Time>,
     last_report: Time,
     damp_ms: u64,
@@ -207,9 +202,18 @@ impl Neighbours {
         self.schedule_report(now);
     }
 
+    /// What a link is like left its dead-bands, or what the device runs on changed.
+    pub(super) fn link_measured(&mut self, now: Time) {
+        self.report_after(now, MEASURED_MS);
+    }
+
     fn schedule_report(&mut self, now: Time) {
-        let earliest = self.last_report.plus_millis(self.damp_ms);
-        self.report_at.get_or_insert(earliest.max(now.plus_millis(GATHER_MS)));
+        self.report_after(now, GATHER_MS);
+    }
+
+    fn report_after(&mut self, now: Time, gather_ms: u64) {
+        let at = self.last_report.plus_millis(self.damp_ms).max(now.plus_millis(gather_ms));
+        self.report_at = Some(self.report_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     pub(super) fn report_timeout(&self) -> Option<Time> {
@@ -247,29 +251,14 @@ impl Node {
         }
     }
 
-    /// Takes over what a `link` document says: where its device is reached, and whom it holds links to.
+    /// Takes over what a `link` document says: where its device is reached, and what it says of its links.
     pub(super) fn read_link_document(&mut self, document: &DocumentName) {
         let Some(device) = document.device() else { return };
         let Ok(view) = view::read(&self.store, document, "") else { return };
-        let mut addresses = Vec::new();
-        let mut reports: BTreeMap<DeviceId, Report> = BTreeMap::new();
-        for (path, entry) in &view {
-            let parts: Vec<&str> = path.split('.').collect();
-            match (parts.as_slice(), &entry.read.value) {
-                (["address", _], Value::Text(address)) => addresses.push(address.clone()),
-                (["neighbour", id, "up"], Value::Bool(is_up)) => {
-                    let since_ms = match view.get(&format!("neighbour.{id}.since")).map(|since| &since.read.value) {
-                        Some(Value::Timestamp(millis)) => u64::try_from(*millis).unwrap_or(0),
-                        _ => 0,
-                    };
-                    if let Ok(id) = id.parse() {
-                        reports.insert(id, Report { is_up: *is_up, since_ms });
-                    }
-                }
-                _ => {}
-            }
-        }
-        self.neighbours.reported.insert(device, reports);
+        let said = LinkDocument::read(&view);
+        let addresses = said.addresses.clone();
+        self.neighbours.reported.insert(device, said);
+        self.links_reported(device);
         let key = self.engine.replica().roster().key_of(&device).filter(|_| self.is_member(&device));
         if let Some(key) = key.filter(|_| device != self.device()) {
             self.neighbours.add_addresses(key, addresses);
@@ -284,22 +273,7 @@ impl Node {
         }
         let document = DocumentName::of_device(Kind::Link, &self.device());
         let Ok(view) = view::read(&self.store, &document, "") else { return };
-        let mut wanted: BTreeMap<String, Value> = BTreeMap::new();
-        for (number, address) in announced(&self.listening).into_iter().enumerate() {
-            wanted.insert(format!("address.{number}"), Value::Text(address));
-        }
-        let up: BTreeSet<DeviceId> = self.sessions.iter().map(|(_, session)| session.peer.device()).collect();
-        let known = view.keys().filter_map(|path| path.strip_prefix("neighbour.")?.strip_suffix(".up"));
-        let known: BTreeSet<DeviceId> = known.filter_map(|id| id.parse().ok()).collect();
-        let devices = up.union(&known).filter(|device| self.is_member(device));
-        let wall = i64::try_from(self.clock.wall_ms()).unwrap_or(i64::MAX);
-        for device in devices {
-            let (path, since) = (format!("neighbour.{device}.up"), format!("neighbour.{device}.since"));
-            let is_up = Value::Bool(up.contains(device));
-            let kept = view.get(&path).filter(|entry| entry.read.value == is_up).and_then(|_| view.get(&since));
-            wanted.insert(since, kept.map_or(Value::Timestamp(wall), |entry| entry.read.value.clone()));
-            wanted.insert(path, is_up);
-        }
+        let wanted = self.own_links(&LinkDocument::read(&view)).values();
         let gone = view.keys().filter(|path| !wanted.contains_key(*path));
         let mut edits: Vec<Edit> = gone.map(|path| Edit { path: path.clone(), value: None }).collect();
         for (path, value) in wanted {
@@ -310,6 +284,27 @@ impl Node {
         if !edits.is_empty() {
             let request = self.request_id();
             self.input(Input::Write { request, document, edits });
+        }
+    }
+
+    /// What this node's links are, beside what was said of them before.
+    fn own_links(&self, before: &LinkDocument) -> LinkDocument {
+        let sessions = self.sessions.iter().map(|(link, session)| (session.peer.device(), link));
+        let up: BTreeMap<DeviceId, &LinkId> = sessions.collect();
+        let devices = up.keys().chain(before.neighbours.keys()).filter(|device| self.is_member(device));
+        let report = |device: &DeviceId| {
+            let is_up = up.contains_key(device);
+            let kept = before.neighbours.get(device).filter(|report| report.is_up == is_up);
+            Report {
+                is_up,
+                since_ms: kept.map_or_else(|| self.clock.wall_ms(), |report| report.since_ms),
+                measured: up.get(device).and_then(|link| self.routing.announced(link)),
+            }
+        };
+        LinkDocument {
+            addresses: announced(&self.listening),
+            neighbours: devices.map(|device| (*device, report(device))).collect(),
+            burden: self.routing.burden,
         }
     }
 }

@@ -29,8 +29,8 @@ impl Node {
         present.extend(linked.filter(|device| self.is_member(device)).map(|device| (device, Presence::Linked)));
         let mut front: Vec<DeviceId> = present.keys().copied().filter(|device| *device != self.device()).collect();
         while let Some(witness) = front.pop() {
-            let Some(reports) = self.neighbours.reported.get(&witness) else { continue };
-            for (device, _) in reports.iter().filter(|(_, report)| report.is_up) {
+            let Some(said) = self.neighbours.reported.get(&witness) else { continue };
+            for (device, _) in said.neighbours.iter().filter(|(_, report)| report.is_up) {
                 if !present.contains_key(device) && self.is_member(device) {
                     present.insert(*device, Presence::SeenBy(witness));
                     front.push(*device);
@@ -46,7 +46,7 @@ impl Node {
 
     /// When someone last lost a link to the device.
     fn last_seen(&self, device: &DeviceId) -> Option<u64> {
-        let reports = self.neighbours.reported.values().filter_map(|reports| reports.get(device));
+        let reports = self.neighbours.reported.values().filter_map(|said| said.neighbours.get(device));
         let reported = reports.filter(|report| !report.is_up).map(|report| report.since_ms);
         reported.chain(self.neighbours.lost_ms(device)).max()
     }

@@ -173,7 +173,7 @@ impl Node {
         self.sessions.up.insert(link, up);
         self.neighbours.link_up(self.now(), peer);
         self.emit(NodeEvent::link_up(&peer.device()));
-        self.hand_over_parents(peer.device());
+        self.link_changed(peer.device());
         self.input(Input::LinkUp { link, peer, dialled: is_outbound });
         for channel in [Channel::Control, Channel::Data] {
             self.input(Input::Writable { link, channel, bytes: WINDOW_BYTES });
@@ -189,7 +189,7 @@ impl Node {
         tracing::info!(peer = %peer.device().short(), %reason, "link down");
         self.neighbours.link_down(self.now(), self.clock.wall_ms(), peer);
         self.emit(NodeEvent::link_down(&peer.device(), reason));
-        self.hand_over_parents(peer.device());
+        self.link_changed(peer.device());
         self.input(Input::LinkDown(link));
     }
 
@@ -227,7 +227,7 @@ impl Node {
         if let Err(error) = self.mesh.close(PeerKey(session.peer.0)) {
             tracing::warn!(%error, "a session could not be closed");
         }
-        self.hand_over_parents(session.peer.device());
+        self.link_changed(session.peer.device());
         let now = self.now();
         self.engine.handle(now, Input::LinkDown(link), &self.writer);
     }

@@ -184,3 +184,26 @@ async fn a_wish_to_join_has_an_age_by_any_clock() {
     asking.abort();
     a.stop().await;
 }
+
+/// What a device runs on makes its links dearer for all, and cheap again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_on_battery_says_so_of_its_links() {
+    let fleet = Fleet::new();
+    let mut a = fleet.found("a", JumpingClock::at(TODAY_MS)).await;
+    let mut b = fleet.join(&mut a, "b", JumpingClock::at(TODAY_MS)).await;
+    let cost_ms = async |node: &mut Running, to: &str| {
+        let route = node.get(&format!("/v1/routes/{to}")).await;
+        route["ways"][0]["cost_ms"].as_f64()
+    };
+    within("a way", async || cost_ms(&mut a, "b").await.is_some() && cost_ms(&mut b, "a").await.is_some()).await;
+    b.write(Kind::Environment, "power.source", Value::Text("battery".to_owned())).await;
+    within("a dear way, on both sides", async || {
+        cost_ms(&mut a, "b").await >= Some(20.0) && cost_ms(&mut b, "a").await >= Some(20.0)
+    })
+    .await;
+    b.write(Kind::Environment, "power.source", Value::Text("mains".to_owned())).await;
+    within("a cheap way", async || cost_ms(&mut a, "b").await < Some(20.0) && cost_ms(&mut b, "a").await < Some(20.0))
+        .await;
+    a.stop().await;
+    b.stop().await;
+}

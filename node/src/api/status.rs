@@ -6,6 +6,7 @@ use crdt::id::DeviceId;
 use crdt::statement::Body;
 use serde_json::{Value, json};
 
+use super::routes::link_to_json;
 use super::{Api, Problem};
 use crate::agent::{Node, Presence};
 use crate::settings::Settings;
@@ -91,6 +92,7 @@ pub(super) async fn peers(State(api): State<Api>) -> Result<Json<Value>, Problem
                 "compared": link.as_ref().map(|link| link.is_ready),
                 "backlog": link.as_ref().map(|link| link.backlog),
                 "rtt_ms": link.as_ref().and_then(|link| link.rtt_micros).map(|micros| micros as f64 / 1000.0),
+                "measured": link.and_then(|link| node.routing.state(&link.link)).map(|state| link_to_json(&state)),
                 "known_addresses": node.neighbours.addresses(&key),
                 "errors": node.neighbours.errors(&key),
             }));

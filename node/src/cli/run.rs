@@ -134,12 +134,15 @@ async fn member(path: &Path, args: &RunArgs) -> Result<(Folder, NodeFile), Failu
     }
 }
 
+/// Says that the node is not to be reached by others: it dials them.
+const DIAL_ONLY: &str = "none";
+
 fn listen_on(settings: &Settings, node: &NodeFile) -> Result<(Listen, bool), Failure> {
     let text = settings.text("listen").unwrap_or("0.0.0.0,::");
-    let ips =
-        text.split(',').map(|ip| ip.trim().parse::<IpAddr>()).collect::<Result<Vec<_>, _>>().map_err(|error| {
-            Failure::new(code::USAGE, format!("{text:?}: {error}")).hint("fleetsync run --listen 0.0.0.0,::")
-        })?;
+    let parsed = text.split(',').filter(|_| text != DIAL_ONLY).map(|ip| ip.trim().parse::<IpAddr>());
+    let ips = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| {
+        Failure::new(code::USAGE, format!("{text:?}: {error}")).hint("fleetsync run --listen 0.0.0.0,::")
+    })?;
     let asked = match settings.text("port") {
         Some(_) => Some(settings.parse::<u16>("port", "a port number")?),
         None => None,
@@ -210,15 +213,17 @@ async fn serve(
     let incarnation = u64::from_str_radix(&node.incarnation, 16).map_err(|_| malformed(&folder))?;
     let (listen, is_fixed) = listen_on(settings, &node)?;
     let listen = free_port(listen, is_fixed)?;
-    if node.port != Some(listen.port) {
+    let is_reachable = !listen.ips.is_empty();
+    if is_reachable && node.port != Some(listen.port) {
         folder.write_node(&NodeFile { port: Some(listen.port), ..node })?;
     }
     let (stop, stopped) = oneshot::channel();
     let clock = Arc::new(SystemClock::new());
     let key = folder.device_key()?;
     let mdns = settings.parse("mdns", "true or false")?;
-    let setup =
-        Setup { folder, store, fleet, incarnation, key, clock, mesh: MeshSetup { listen: listen.clone(), mdns } };
+    let is_metered = settings.parse("metered", "true or false")?;
+    let mesh = MeshSetup { listen: listen.clone(), mdns, is_metered };
+    let setup = Setup { folder, store, fleet, incarnation, key, clock, mesh };
     let (agent, mut task) = agent::start(setup, stopped).map_err(|error| {
         Failure::new(code::REFUSED, "the node did not start").cause(error).hint("fleetsync node config")
     })?;
@@ -236,7 +241,8 @@ async fn serve(
         // An error means that the sender is gone, which ends the API as well.
         let _ = api_ended.await;
     }));
-    note(&format!("ready: {} on port {}, API {}", device.short(), listen.port, socket.display()));
+    let place = if is_reachable { format!("on port {}", listen.port) } else { "dials only".to_owned() };
+    note(&format!("ready: {} {place}, API {}", device.short(), socket.display()));
     tracing::info!(node = %device, port = listen.port, "ready");
     tokio::select! {
         () = wait_for_signal() => {}
@@ -264,7 +270,7 @@ fn failed(cause: impl std::fmt::Display) -> Failure {
 
 /// A port that a person named must be free; any other is exchanged for a free one, which is kept.
 fn free_port(listen: Listen, is_fixed: bool) -> Result<Listen, Failure> {
-    if listen.port == 0 {
+    if listen.port == 0 && !listen.ips.is_empty() {
         return pick(listen);
     }
     for ip in listen.ips.iter().filter(|ip| ip.is_ipv4()) {

@@ -18,5 +18,6 @@ mod random;
 mod refusals;
 mod rendering;
 mod restored;
+mod routes;
 mod signing;
 mod tickets;

@@ -19,7 +19,7 @@ use super::wire::Session;
 
 mod driver;
 mod links;
-mod routes;
+pub(crate) mod routes;
 mod steps;
 
 pub(crate) use steps::name_of;

@@ -150,6 +150,7 @@ enum Act {
     Pass(u64),
     Write(u64),
     Resync,
+    Probe(u64),
     Parents(usize, usize),
 }
 
@@ -169,6 +170,7 @@ fn acts(world: &World) -> impl Strategy<Value = Vec<Act>> + use<> {
         3 => prop_oneof![0..1_000_000u64, Just(31_000_000), Just(3_600_000_000)].prop_map(Act::Pass),
         1 => number().prop_map(Act::Write),
         1 => Just(Act::Resync),
+        1 => link().prop_map(Act::Probe),
         1 => (0..4usize, 0..4usize).prop_map(|(origin, source)| Act::Parents(origin, source)),
     ];
     vec(act, 1..120)
@@ -231,6 +233,7 @@ fn input_of(cluster: &Cluster, now: &mut u64, act: Act) -> Input {
             Input::Write { request: RequestId(1), document, edits }
         }
         Act::Resync => Input::Resync,
+        Act::Probe(link) => Input::Probe(LinkId(link)),
         Act::Parents(origin, source) => {
             let device = |number: usize| cluster.fleet.devices.get(number).map(|key| key_of(key).device());
             let (origin, sources) = (device(origin).unwrap_or(DeviceId([8; 32])), device(source).into_iter().collect());

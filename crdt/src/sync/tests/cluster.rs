@@ -45,6 +45,8 @@ pub(super) struct Node {
     /// Acknowledged (log, seq).
     pub(super) acknowledged: BTreeMap<Actor, u64>,
     pub(super) payload_bytes: usize,
+    /// What probes took, microseconds.
+    pub(super) round_trips: Vec<u64>,
     /// Frames that were sent, by their type.
     pub(super) frames: BTreeMap<u8, usize>,
     starts: u64,
@@ -108,6 +110,7 @@ impl Cluster {
                 replies: BTreeMap::new(),
                 acknowledged: BTreeMap::new(),
                 payload_bytes: 0,
+                round_trips: Vec::new(),
                 frames: BTreeMap::new(),
                 starts: 1,
             });
@@ -180,6 +183,7 @@ impl Cluster {
                 }
                 Effect::Audit(record) => node.audit.push(*record),
                 Effect::Changed(Changed::Log { .. } | Changed::Statement(_)) => {}
+                Effect::RoundTrip { micros, .. } => node.round_trips.push(micros),
                 Effect::Incarnation(incarnation) => node.incarnation = incarnation,
                 Effect::Fault(error) => node.faults.push(error.to_string()),
             }

@@ -6,7 +6,7 @@ use crate::roster::Standing;
 use crate::schema::{Kind, Value};
 use crate::statement::{Assigned, Body, Pin, Removal};
 use crate::store::Table;
-use crate::sync::{Input, Reply};
+use crate::sync::{Input, LinkId, Reply};
 
 fn text(text: &str) -> Value {
     Value::Text(text.to_owned())
@@ -270,6 +270,12 @@ fn a_silent_peer_is_let_go() {
     cluster.run_for(60_000);
     assert!(cluster.is_connected(0, 1), "probes keep an idle link");
     assert!(cluster.nodes[0].engine.links().all(|link| link.rtt_micros.is_some_and(|rtt| rtt >= 2_000)));
+    cluster.nodes[0].round_trips.clear();
+    let link = cluster.nodes[0].engine.links().next().expect("one link").link;
+    cluster.input(0, Input::Probe(link));
+    cluster.input(0, Input::Probe(LinkId(999)));
+    cluster.run_for(100);
+    assert!(matches!(cluster.nodes[0].round_trips[..], [rtt] if rtt >= 2_000), "who asks is told what a probe took");
     cluster.freeze(1);
     cluster.run_for(16_000);
     assert!(!cluster.is_connected(0, 1));

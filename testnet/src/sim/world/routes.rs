@@ -16,7 +16,7 @@ const ERROR_US: u64 = 10_000_000;
 /// Sources that are handed over of an origin.
 const SOURCES: usize = 3;
 const NOBODY: u16 = u16::MAX;
-const UNREACHED: u32 = u32::MAX;
+pub(crate) const UNREACHED: u32 = u32::MAX;
 
 /// The best sources of an origin, best first.
 type Sources = [u16; SOURCES];
@@ -33,10 +33,10 @@ pub(super) struct Routes {
 type Graph = Vec<Vec<(u16, u32)>>;
 
 /// A node's distance to the origin, and its next hop.
-type Hop = (u32, u16);
+pub(crate) type Hop = (u32, u16);
 
 /// The shortest way of every node to an origin (Dijkstra 1959).
-fn shortest_ways(graph: &Graph, origin: usize) -> Vec<Hop> {
+pub(crate) fn shortest_ways(graph: &[Vec<(u16, u32)>], origin: usize) -> Vec<Hop> {
     let mut ways = vec![(UNREACHED, NOBODY); graph.len()];
     ways[origin] = (0, NOBODY);
     let mut front = BinaryHeap::from([Reverse((0, origin))]);

@@ -1,0 +1,247 @@
+//! What this node's links are like, the ways that follow from what all devices say of theirs, and from whom this node has
+//! the changes of each device.
+//!
+//! Links are probed every two seconds. What a document says comes into effect within 20 ms, together with whatever else
+//! came; what happens to an own link at once. Where no way was measured yet, changes come from the device itself where a
+//! link to it is up, else from the peer over which its `link` document came first.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crdt::id::{DeviceId, Key, Time};
+use crdt::schema::{DocumentName, Kind, Value};
+use crdt::sync::{Input, LinkId, Parents};
+use crdt::view;
+use transport::{Cost, LinkKind, LinkState, Measured, Meter, PeerKey, Routes};
+
+use super::link_document::{Burden, state_of};
+use super::{Node, addresses};
+
+/// Time between two probes of a link, milliseconds; and where this device pays for what it sends.
+const PROBE_MS: u64 = 2_000;
+const PROBE_MS_METERED: u64 = 15_000;
+/// What documents say is gathered for so long, milliseconds.
+const GATHER_MS: u64 = 20;
+
+/// Where the `environment` document says what the device runs on.
+const POWER_SOURCE: &str = "power.source";
+
+/// A link that is measured.
+#[derive(Debug)]
+struct Measuring {
+    meter: Meter,
+    kind: LinkKind,
+    probe_at: Time,
+}
+
+/// What the node knows of ways.
+#[derive(Debug)]
+pub(crate) struct Routing {
+    pub(crate) routes: Routes,
+    measuring: BTreeMap<LinkId, Measuring>,
+    /// Peers over which the `link` documents of devices came that are not linked themselves.
+    first_from: BTreeMap<DeviceId, DeviceId>,
+    /// When ways are looked for again.
+    search_at: Option<Time>,
+    /// The roster changed, so that what documents say may mean other devices.
+    is_roster_new: bool,
+    /// What makes this device's links dearer.
+    pub(super) burden: Burden,
+}
+
+impl Routing {
+    pub(super) fn new(me: Key, is_metered: bool) -> Routing {
+        Routing {
+            routes: Routes::new(PeerKey(me.0)),
+            measuring: BTreeMap::new(),
+            first_from: BTreeMap::new(),
+            search_at: None,
+            is_roster_new: false,
+            burden: Burden { is_metered, is_on_battery: false },
+        }
+    }
+
+    fn probe_ms(&self) -> u64 {
+        if self.burden.is_metered { PROBE_MS_METERED } else { PROBE_MS }
+    }
+
+    fn search_by(&mut self, at: Time) {
+        self.search_at = Some(self.search_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// When something is to be done.
+    pub(super) fn poll_timeout(&self) -> Option<Time> {
+        self.measuring.values().map(|link| link.probe_at).chain(self.search_at).min()
+    }
+
+    /// What is announced of a link, as far as it was measured.
+    pub(super) fn announced(&self, link: &LinkId) -> Option<(Measured, LinkKind)> {
+        let link = self.measuring.get(link)?;
+        Some((link.meter.announced()?, link.kind))
+    }
+
+    /// What this end says of a link, as far as it was measured.
+    pub(crate) fn state(&self, link: &LinkId) -> Option<LinkState> {
+        Some(state_of(self.announced(link)?, self.burden))
+    }
+}
+
+impl Node {
+    /// A probe of a link came back.
+    pub(super) fn round_trip(&mut self, link: LinkId, micros: u64) {
+        let now = self.now();
+        let Some(session) = self.sessions.get(&link) else { return };
+        let next = now.plus_millis(self.routing.probe_ms());
+        let measuring = self.routing.measuring.entry(link).or_insert_with(|| Measuring {
+            meter: Meter::default(),
+            kind: addresses::kind_of(&session.address),
+            probe_at: next,
+        });
+        measuring.meter.answered(Duration::from_micros(now.0), micros);
+        if measuring.meter.is_new() {
+            measuring.probe_at = now;
+        }
+        if measuring.meter.settle() {
+            self.neighbours.link_measured(now);
+            self.own_links_changed();
+        }
+    }
+
+    /// What this node says of its links, to its own search: it takes effect with the next one.
+    fn own_links_changed(&mut self) {
+        let members = self.sessions.iter().filter(|(_, session)| self.is_member(&session.peer.device()));
+        let measured =
+            members.filter_map(|(link, session)| Some((PeerKey(session.peer.0), self.routing.state(link)?.cost())));
+        let links: Vec<(PeerKey, Cost)> = measured.collect();
+        self.routing.routes.report(PeerKey(self.key.0), &links);
+        let now = self.now();
+        self.routing.search_by(now);
+    }
+
+    /// This device's `environment` document changed: whether it runs on battery may have.
+    pub(super) fn environment_changed(&mut self) {
+        let document = DocumentName::of_device(Kind::Environment, &self.device());
+        let Ok(view) = view::read(&self.store, &document, POWER_SOURCE) else { return };
+        let source = view.get(POWER_SOURCE).map(|entry| &entry.read.value);
+        let is_on_battery = source == Some(&Value::Text("battery".to_owned()));
+        if std::mem::replace(&mut self.routing.burden.is_on_battery, is_on_battery) != is_on_battery {
+            let now = self.now();
+            self.neighbours.link_measured(now);
+            self.own_links_changed();
+        }
+    }
+
+    /// A link is up, or gone: the engine learns who takes its place before it learns that.
+    pub(super) fn link_changed(&mut self, device: DeviceId) {
+        let is_gone = |link: &LinkId| self.sessions.get(link).is_none();
+        let gone: Vec<LinkId> = self.routing.measuring.keys().filter(|link| is_gone(link)).copied().collect();
+        for link in gone {
+            self.routing.measuring.remove(&link);
+        }
+        self.own_links_changed();
+        self.search();
+        // Strangers may come and go as they like.
+        if self.is_member(&device) {
+            self.hand_over_parents(&[device]);
+        }
+    }
+
+    /// A device says something else of its links than before.
+    pub(super) fn links_reported(&mut self, device: DeviceId) {
+        self.report_of(device);
+        if self.routing.routes.is_stale() {
+            let soon = self.now().plus_millis(GATHER_MS);
+            self.routing.search_by(soon);
+        }
+    }
+
+    fn report_of(&mut self, device: DeviceId) {
+        let roster = self.engine.replica().roster();
+        let key_of = |device: &DeviceId| roster.key_of(device).map(|key| PeerKey(key.0));
+        let Some(key) = key_of(&device).filter(|_| device != self.device()) else { return };
+        let said = self.neighbours.reported.get(&device).filter(|_| self.is_member(&device));
+        let states = said.into_iter().flat_map(|document| document.states());
+        let members = states.filter(|(neighbour, _)| self.is_member(neighbour));
+        let links: Vec<(PeerKey, Cost)> =
+            members.filter_map(|(neighbour, state)| Some((key_of(&neighbour)?, state.cost()))).collect();
+        self.routing.routes.report(key, &links);
+    }
+
+    /// Who belongs to the fleet is not what it was.
+    pub(super) fn roster_changed(&mut self) {
+        self.routing.is_roster_new = true;
+        let soon = self.now().plus_millis(GATHER_MS);
+        self.routing.search_by(soon);
+    }
+
+    /// Looks for ways, and tells the engine which ones are new.
+    fn search(&mut self) {
+        self.routing.search_at = None;
+        if std::mem::take(&mut self.routing.is_roster_new) {
+            let devices: Vec<DeviceId> = self.neighbours.reported.keys().copied().collect();
+            devices.into_iter().for_each(|device| self.report_of(device));
+        }
+        let changed = self.routing.routes.update();
+        let devices: Vec<DeviceId> = changed.iter().map(|key| Key(key.0).device()).collect();
+        self.hand_over_parents(&devices);
+    }
+
+    /// What the engine asks for then is done by the caller's loop over effects.
+    fn hand_over_parents(&mut self, origins: &[DeviceId]) {
+        let parents: Vec<Parents> = origins.iter().map(|origin| self.parents_of(*origin)).collect();
+        if !parents.is_empty() {
+            let now = self.now();
+            self.engine.handle(now, Input::Parents(parents), &self.writer);
+        }
+    }
+
+    /// A new engine knows nothing of what an earlier one was told.
+    pub(super) fn hand_over_all_parents(&mut self) {
+        let devices: Vec<DeviceId> = self.engine.replica().roster().devices().collect();
+        self.hand_over_parents(&devices);
+    }
+
+    fn parents_of(&self, origin: DeviceId) -> Parents {
+        let key = self.engine.replica().roster().key_of(&origin);
+        let ways = key.map(|key| self.routing.routes.ways(&PeerKey(key.0))).unwrap_or_default();
+        let loop_free = ways.iter().filter(|way| way.is_loop_free);
+        let mut sources: Vec<DeviceId> = loop_free.map(|way| Key(way.next.0).device()).collect();
+        if sources.is_empty() {
+            sources.extend(self.is_linked(&origin).then_some(origin));
+            // While a link is greeted, what served until then goes on to.
+            sources.extend(self.routing.first_from.get(&origin));
+        }
+        Parents { origin, sources }
+    }
+
+    /// A device's `link` document came over a link. The first such link stays, as long as it is up.
+    pub(super) fn link_document_came(&mut self, device: DeviceId, link: LinkId) {
+        let Some(peer) = self.sessions.get(&link).map(|session| session.peer.device()) else { return };
+        let first_from = &self.routing.first_from;
+        let is_settled = first_from.get(&device).is_some_and(|first| self.is_linked(first));
+        if device == self.device() || self.is_linked(&device) || is_settled {
+            return;
+        }
+        self.routing.first_from.insert(device, peer);
+        self.hand_over_parents(&[device]);
+    }
+
+    fn is_linked(&self, device: &DeviceId) -> bool {
+        self.sessions.iter().any(|(_, session)| session.peer.device() == *device)
+    }
+
+    /// Probes and searches that are due.
+    pub(super) fn routing_timers(&mut self) {
+        let now = self.now();
+        if self.routing.search_at.is_some_and(|at| at <= now) {
+            self.search();
+            self.effects();
+        }
+        let next = now.plus_millis(self.routing.probe_ms());
+        let due = self.routing.measuring.iter_mut().filter(|(_, link)| link.probe_at <= now);
+        let due: Vec<LinkId> = due.map(|(id, link)| (link.probe_at = next, *id).1).collect();
+        for link in due {
+            self.input(Input::Probe(link));
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Ways over other devices: two leaves that only dial, and two hubs between them.
+
+use serde_json::{Value, json};
+
+use crate::fleet::{Fleet, Node, config, within};
+
+/// The names along a way.
+fn path(way: &Value) -> Vec<String> {
+    let hops = way["path"].as_array().unwrap().iter();
+    hops.map(|hop| hop["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn ways(node: &Node, to: &str) -> Vec<Vec<String>> {
+    node.get(&format!("/v1/routes/{to}"))["ways"].as_array().unwrap().iter().map(path).collect()
+}
+
+/// A fleet of the hubs h and i and the leaves a and c, which are linked with both hubs and cannot reach one another.
+fn two_hubs() -> (Fleet, [Node; 4]) {
+    let fleet = Fleet::found("h");
+    let h = fleet.run("h");
+    ["i", "a", "c"].into_iter().for_each(|name| fleet.join(&h, name));
+    let i = fleet.run("i");
+    let dials = |name| fleet.spawn(name, fleet.command(name, &["run", "--listen", "none"])).ready();
+    let [a, c] = ["a", "c"].map(dials);
+    within("all links that there can be", || [&h, &i].iter().all(|hub| hub.links() == 3));
+    assert!(a.links() == 2 && c.links() == 2);
+    (fleet, [h, i, a, c])
+}
+
+#[test]
+fn a_leaf_knows_two_ways_to_another_and_changes_take_what_is_left() {
+    let (fleet, [h, i, a, c]) = two_hubs();
+    let both = |node: &Node, to: &str| {
+        let mut ways = ways(node, to);
+        ways.sort();
+        ways == [["h", to], ["i", to]]
+    };
+    within("two ways", || both(&a, "c") && both(&c, "a"));
+    let shown = fleet.cli("a", &["route", "show", "c", "-o", "json"]).json();
+    let next = &shown["ways"][0];
+    assert_eq!((&shown["name"], &next["role"], &next["parent"]), (&json!("c"), &json!("next hop"), &json!(true)));
+    let sum: f64 = next["path"].as_array().unwrap().iter().map(|hop| hop["cost_ms"].as_f64().unwrap()).sum();
+    assert!((sum - next["cost_ms"].as_f64().unwrap()).abs() < 0.01, "{shown}");
+    let table = fleet.cli("a", &["route", "show", "c"]);
+    assert!(table.ok().contains("next hop") && table.ok().contains("when the others fail"), "{}", table.ok());
+
+    // The hub that is used dies: the other one takes its place, for changes too.
+    let (used, left) = if ways(&a, "c")[0][0] == "h" { (h, i) } else { (i, h) };
+    let left_over = [left.name.clone(), "c".to_owned()];
+    used.kill();
+    within("the way that is left", || ways(&a, "c") == [left_over.clone()]);
+    fleet.cli("c", &["config", "set", "camera", "gain", "3"]).ok();
+    within("a change over it", || config(&a, "camera", "gain") == Some(json!(3)));
+
+    left.kill();
+    within("no way", || ways(&a, "c").is_empty());
+    fleet.cli("a", &["route", "show", "c"]).fails(1, &["no way to c is known", "hint: fleetsync peer ls"]);
+    fleet.cli("a", &["route", "show", "nobody"]).fails(4, &["nobody"]);
+    fleet.cli("a", &["route", "show", "a"]).ok();
+}
+
+/// What is announced of a link is measured, and an idle link is announced once.
+#[test]
+fn links_are_measured_and_announced() {
+    let (fleet, a, b) = Fleet::pair();
+    let said = |node: &Node, peer: &str, field: &str| {
+        let view = node.get(&format!("/v1/document?document=link/{}", node.name));
+        let id =
+            node.get("/v1/devices").as_array().unwrap().iter().find(|device| device["name"] == peer).unwrap()["device"]
+                .clone();
+        view["values"][format!("neighbour.{}.{field}", id.as_str().unwrap())]["value"].clone()
+    };
+    within("both ends say it", || {
+        [(&a, "b"), (&b, "a")].iter().all(|(node, peer)| said(node, peer, "rtt_microsecond").is_u64())
+    });
+    assert_eq!(said(&a, "b", "kind"), json!("lan"));
+    within("a way", || ways(&a, "b") == [["b"]]);
+    let peers = fleet.cli("a", &["peer", "ls", "-o", "json"]).json();
+    let measured = &peers[0]["measured"];
+    assert!(measured["rtt_ms"].as_f64().unwrap() < 1_000.0 && measured["metered"] == false, "{peers}");
+    assert!(measured["cost_ms"].as_f64().unwrap() >= 0.5, "{peers}");
+    drop(b);
+}
