@@ -323,6 +323,7 @@ impl Node {
                 }
                 Effect::Send { link, channel, bytes } => self.send(link, channel, bytes),
                 Effect::RoundTrip { link, micros } => self.round_trip(link, micros),
+                Effect::Behind(link) => self.routing.behind(self.clock.monotonic(), link),
                 Effect::Close { link, reason } => self.close_link(link, &reason),
                 Effect::Reply { request, reply } => self.answer(request, reply),
                 Effect::Changed(changed) => self.changed(changed),

@@ -10,6 +10,7 @@ mod admission;
 mod author;
 mod converge;
 mod dissemination;
+mod failover;
 mod history;
 mod ingest;
 mod machine;
@@ -33,6 +34,8 @@ pub(crate) enum BenchCommand {
     Converge(ConvergeArgs),
     /// Simulated fleets: how soon a change is everywhere, and how many copies that costs, beside a model of gossipsub
     Dissemination(dissemination::DisseminationArgs),
+    /// Two leaves and two hubs, real processes on loopback: how soon changes go past a hub that stands still
+    Failover(failover::FailoverArgs),
     /// One node in process: how many changes a second it takes from a peer, checked and stored
     Ingest(ingest::IngestArgs),
     /// What documents and peers take of a node's memory, and a node with thousands of documents
@@ -76,6 +79,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
     let (report, output) = match command {
         BenchCommand::Converge(args) => (with_processes(converge::run(&args))?, args.output),
         BenchCommand::Dissemination(args) => (dissemination::run(&args)?, args.output),
+        BenchCommand::Failover(args) => (with_processes(failover::bench(&args))?, args.output),
         BenchCommand::Ingest(args) => (ingest::bench(&args)?, args.output),
         BenchCommand::Memory(args) => (with_processes(memory::bench(&args))?, args.output),
         BenchCommand::Mesh(args) => (mesh::bench(&args)?, args.output),

@@ -9,8 +9,8 @@
 //! * **One task a session** (`session::io`) moves the payload between the two streams and the owner. It waits where the
 //!   owner waits: an owner that stops reading events stops the peer's writer, through the transport's flow control.
 //! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
-//! * **Pure beside that**, driven by the owner: what links are like (`measure`), what they cost (`cost`), and the ways to
-//!   every node (`routes`).
+//! * **Pure beside that**, driven by the owner: which links are alive (`liveness`), what they are like (`measure`), what
+//!   they cost (`cost`), and the ways to every node (`routes`).
 //! * Over QUIC a silent peer is lost after 10 s; **over TCP nothing notices**: liveness is the owner's, who probes on the
 //!   control stream and calls [`Handle::close`].
 //!
@@ -38,6 +38,7 @@ mod cost;
 mod event;
 mod handle;
 mod join;
+mod liveness;
 mod measure;
 mod peer;
 mod rate;
@@ -50,6 +51,7 @@ pub use cost::{Cost, LinkKind, LinkState};
 pub use event::{DownReason, Event, SessionId, Stream};
 pub use handle::{Handle, OrderError, SessionState, Snapshot, Traffic};
 pub use join::{AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
+pub use liveness::{Liveness, Verdict};
 pub use measure::{Measured, Meter};
 pub use peer::{BadPeerKey, PeerKey};
 pub use routes::{MAX_LINKS, MAX_NODES, Routes, Way};

@@ -11,6 +11,8 @@ use std::time::Duration;
 const WINDOW: Duration = Duration::from_secs(10);
 /// Most round trips that are kept; of more, the oldest are forgotten.
 const SAMPLES_MAX: usize = 64;
+/// A round trip moves the jitter by this share of what it differs.
+const JITTER_SHARE: u64 = 16;
 /// Of so many probes it is remembered whether they were late.
 const PROBES: u32 = u64::BITS;
 /// Before so many probes were answered, nothing is said of loss.
@@ -21,17 +23,12 @@ const ANSWERS_MIN: u32 = 2;
 /// A probe that took longer than twice the least round trip and this was lost once, microseconds.
 const LATE_MICROS: u64 = 20_000;
 
-/// The longest round trip of a probe that was not lost, microseconds.
-fn on_time(least: u64) -> u64 {
-    least.saturating_mul(2).saturating_add(LATE_MICROS)
-}
-
 /// What a link is like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Measured {
     /// The least round trip of late, microseconds.
     pub rtt_micros: u64,
-    /// What round trips took beyond that, on average, without those that were lost once, microseconds.
+    /// What round trips took beyond that, smoothed as in RFC 3550 and without those that were lost once, microseconds.
     pub jitter_micros: u64,
     /// Lost packets, one way, in a million. A session's streams are reliable: what is lost shows as a probe that is late,
     /// where either direction may have lost it.
@@ -43,7 +40,7 @@ impl Measured {
     fn is_left_by(&self, now: &Measured) -> bool {
         let leaves = |was: u64, is: u64, share: u64, amount: u64| was.abs_diff(is) > was.max(is) / share + amount;
         leaves(self.rtt_micros, now.rtt_micros, 4, 1_000)
-            || leaves(self.jitter_micros, now.jitter_micros, 2, 5_000)
+            || leaves(self.jitter_micros, now.jitter_micros, 2, 3_000)
             || leaves(self.loss_ppm, now.loss_ppm, 2, 20_000)
     }
 }
@@ -52,6 +49,8 @@ impl Measured {
 #[derive(Debug, Clone, Default)]
 pub struct Meter {
     samples: VecDeque<(Duration, u64)>,
+    /// Microseconds, times [`JITTER_SHARE`].
+    jitter: u64,
     /// One bit a probe, the last one lowest: whether it was late.
     late: u64,
     answered: u32,
@@ -64,8 +63,11 @@ impl Meter {
         if self.is_new() {
             (self.samples, self.late) = (VecDeque::new(), 0);
         }
-        let least = self.samples.iter().map(|(_, rtt)| *rtt).min().unwrap_or(rtt_micros);
-        let is_late = rtt_micros > on_time(least);
+        let least = self.samples.iter().map(|(_, rtt)| *rtt).min().unwrap_or(rtt_micros).min(rtt_micros);
+        let is_late = rtt_micros > least.saturating_mul(2).saturating_add(LATE_MICROS);
+        if !is_late {
+            self.jitter = (self.jitter - self.jitter / JITTER_SHARE).saturating_add(rtt_micros - least);
+        }
         self.late = self.late << 1 | u64::from(is_late);
         self.answered = self.answered.saturating_add(1);
         self.samples.push_back((now, rtt_micros));
@@ -82,13 +84,10 @@ impl Meter {
     /// What the link is like now; none before its first probe came back.
     pub fn measured(&self) -> Option<Measured> {
         let rtt_micros = self.samples.iter().map(|(_, rtt)| *rtt).min()?;
-        let rtts = || self.samples.iter().map(|(_, rtt)| *rtt).filter(|rtt| *rtt <= on_time(rtt_micros));
-        let on_time = rtts().count().max(1) as u64;
-        let jitter_micros = rtts().map(|rtt| (rtt - rtt_micros) / on_time).sum();
         let probes = self.answered.min(PROBES);
         let late = u64::from(self.late.count_ones());
         let loss_ppm = if probes < PROBES_MIN { 0 } else { late * 1_000_000 / (2 * u64::from(probes)) };
-        Some(Measured { rtt_micros, jitter_micros, loss_ppm })
+        Some(Measured { rtt_micros, jitter_micros: self.jitter / JITTER_SHARE, loss_ppm })
     }
 
     /// Takes over what is measured now as what is announced, where it left its dead-bands. Whether it did.
@@ -143,8 +142,12 @@ mod tests {
 
     #[test]
     fn jitter_is_what_round_trips_take_beyond_the_least() {
-        let measured = after([80_000, 10_000, 12_000, 14_000, 10_000, 90_000]).measured();
-        assert_eq!(measured, Some(Measured { rtt_micros: 10_000, jitter_micros: 1_500, loss_ppm: 0 }));
+        let jitter = |meter: &Meter| meter.measured().map(|measured| measured.jitter_micros);
+        let steady = after((0..500).map(|number| 10_000 + number % 5 * 1_000));
+        assert!(jitter(&steady).is_some_and(|micros| (1_700..2_300).contains(&micros)), "{:?}", steady.measured());
+        let lossy = after((0..500).map(|number| if number % 10 == 9 { 90_000 } else { 10_000 + number % 5 * 1_000 }));
+        assert!(jitter(&lossy).is_some_and(|micros| (1_600..2_300).contains(&micros)), "what was lost is no jitter");
+        assert_eq!(jitter(&after([10_000, 10_000])), Some(0));
     }
 
     #[test]
@@ -165,8 +168,9 @@ mod tests {
         for number in 1..1_000 {
             meter.answered(Duration::from_secs(2 * number), 20_000 + number * 7_919 % 4_000);
             announcements += u32::from(meter.settle());
+            assert!(announcements <= 1, "once the jitter is known, {number}");
         }
-        assert_eq!(announcements, 0);
+        announcements = 0;
         for number in 1_000..1_010 {
             meter.answered(Duration::from_secs(2 * number), 60_000);
             announcements += u32::from(meter.settle());

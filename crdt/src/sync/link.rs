@@ -29,6 +29,8 @@ const SAID_LESS_MAX: usize = 4096;
 const UNTOLD_MAX: usize = 512;
 /// The longest round trip that is believed, microseconds: a peer that answers late is not waited for the longer.
 const RTT_MICROS_MAX: u64 = 2_000_000;
+/// Most probes that are waited for.
+const PROBES_MAX: usize = 8;
 /// How often a log is fetched from a peer whose changes of it were refused, in a session.
 pub(super) const REFETCHES_MAX: u8 = 3;
 /// How many runs may fit nothing that is stored, of logs of which no fork is proven, before the session is closed: more
@@ -200,8 +202,8 @@ pub(super) struct Link {
     pub(super) heard_at: Time,
     /// When changes or a statement came last.
     pub(super) payload_at: Time,
-    /// When a probe was sent that is not answered yet.
-    pub(super) probed_at: Option<Time>,
+    /// When the probes were sent that are not answered yet, at most [`PROBES_MAX`].
+    probes: VecDeque<Time>,
     pub(super) rtt_micros: Option<u64>,
 }
 
@@ -269,7 +271,7 @@ impl Link {
             early_bytes: 0,
             heard_at: now,
             payload_at: Time(0),
-            probed_at: None,
+            probes: VecDeque::new(),
             rtt_micros: None,
         }
     }
@@ -291,7 +293,25 @@ impl Link {
 
     /// Whether a probe is on its way, and nothing has come since it was sent.
     pub(super) fn is_probed(&self) -> bool {
-        self.probed_at.is_some_and(|at| at >= self.heard_at)
+        self.probes.back().is_some_and(|at| *at >= self.heard_at)
+    }
+
+    /// A probe is sent.
+    pub(super) fn probed(&mut self, now: Time) {
+        if self.probes.len() >= PROBES_MAX {
+            self.probes.pop_front();
+        }
+        self.probes.push_back(now);
+    }
+
+    /// An answer came to the probe of this number, which is when it was sent. How long it took, microseconds, where there
+    /// was such a probe; earlier ones are not waited for any more.
+    pub(super) fn probe_answered(&mut self, now: Time, number: u64) -> Option<u64> {
+        let at = self.probes.iter().position(|sent_at| sent_at.0 == number)?;
+        self.probes.drain(..=at);
+        let micros = now.0.saturating_sub(number);
+        self.rtt_micros = Some(micros);
+        Some(micros)
     }
 
     pub(super) fn summary(&self, link: LinkId) -> LinkSummary {

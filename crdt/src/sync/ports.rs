@@ -188,6 +188,8 @@ pub enum Effect {
         /// What it took, microseconds.
         micros: u64,
     },
+    /// Another link told of what this one was asked for and did not bring: it may be dead.
+    Behind(LinkId),
     /// Close a session.
     Close {
         /// The session.

@@ -301,16 +301,14 @@ impl Engine {
     /// Measures the round trip of a link.
     pub(super) fn probe(&mut self, now: Time, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        link.probed_at = Some(now);
+        link.probed(now);
         self.send_control(id, &Frame::Probe(now.0));
     }
 
     /// A probe came back; its number is when it was sent.
     pub(super) fn probe_answered(&mut self, now: Time, id: LinkId, number: u64) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        if link.probed_at.take_if(|at| at.0 == number).is_some() {
-            let micros = now.0.saturating_sub(number);
-            link.rtt_micros = Some(micros);
+        if let Some(micros) = link.probe_answered(now, number) {
             self.effects.push_back(Effect::RoundTrip { link: id, micros });
         }
     }

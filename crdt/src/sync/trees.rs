@@ -11,7 +11,7 @@ use super::lacking::Need;
 use super::link::Phase;
 use super::modes::{Bitmap, Mode};
 use super::origins::Origin;
-use super::{Engine, LinkId, Parents};
+use super::{Effect, Engine, LinkId, Parents};
 use crate::id::{Actor, DeviceId, StatementId, Time};
 use crate::roster::Standing;
 use crate::store::Staged;
@@ -205,6 +205,8 @@ impl Engine {
     /// A digest told of what did not come: who told it becomes the parent of that origin.
     pub(super) fn graft(&mut self, id: LinkId, origin: Origin) {
         let Some(link) = self.links.get(&id) else { return };
+        let behind = self.links.keys().find(|other| **other != id && self.asks_full(**other, origin));
+        self.effects.extend(behind.map(|link| Effect::Behind(*link)));
         self.origins.promote(origin, link.origin);
         self.retune(vec![origin]);
     }

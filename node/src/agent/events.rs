@@ -43,6 +43,14 @@ impl NodeEvent {
         NodeEvent::new("link up", device.to_string(), Value::Null)
     }
 
+    pub(super) fn link_suspect(device: &DeviceId) -> NodeEvent {
+        NodeEvent::new("suspect", device.to_string(), json!({ "reason": "three probes were not answered" }))
+    }
+
+    pub(super) fn link_cleared(device: &DeviceId) -> NodeEvent {
+        NodeEvent::new("cleared", device.to_string(), json!({ "reason": "it answers again" }))
+    }
+
     pub(super) fn link_down(device: &DeviceId, reason: &str) -> NodeEvent {
         NodeEvent::new("link down", device.to_string(), json!({ "reason": reason }))
     }

@@ -202,6 +202,11 @@ impl Neighbours {
         self.schedule_report(now);
     }
 
+    /// A link is suspect, or no longer.
+    pub(super) fn suspicion_changed(&mut self, now: Time) {
+        self.schedule_report(now);
+    }
+
     /// What a link is like left its dead-bands, or what the device runs on changed.
     pub(super) fn link_measured(&mut self, now: Time) {
         self.report_after(now, MEASURED_MS);
@@ -289,7 +294,8 @@ impl Node {
 
     /// What this node's links are, beside what was said of them before.
     fn own_links(&self, before: &LinkDocument) -> LinkDocument {
-        let sessions = self.sessions.iter().map(|(link, session)| (session.peer.device(), link));
+        let used = self.sessions.iter().filter(|(link, _)| !self.routing.is_suspect(link));
+        let sessions = used.map(|(link, session)| (session.peer.device(), link));
         let up: BTreeMap<DeviceId, &LinkId> = sessions.collect();
         let devices = up.keys().chain(before.neighbours.keys()).filter(|device| self.is_member(device));
         let report = |device: &DeviceId| {

@@ -25,7 +25,8 @@ impl Node {
     /// Only what present devices say counts: the last words of a device that is gone may name links long dead.
     pub(crate) fn presences(&self) -> BTreeMap<DeviceId, Presence> {
         let mut present = BTreeMap::from([(self.device(), Presence::Here)]);
-        let linked = self.sessions.iter().map(|(_, session)| session.peer.device());
+        let used = self.sessions.iter().filter(|(link, _)| !self.routing.is_suspect(link));
+        let linked = used.map(|(_, session)| session.peer.device());
         present.extend(linked.filter(|device| self.is_member(device)).map(|device| (device, Presence::Linked)));
         let mut front: Vec<DeviceId> = present.keys().copied().filter(|device| *device != self.device()).collect();
         while let Some(witness) = front.pop() {

@@ -1,7 +1,8 @@
 //! What this node's links are like, the ways that follow from what all devices say of theirs, and from whom this node has
 //! the changes of each device.
 //!
-//! Links are probed every two seconds. What a document says comes into effect within 20 ms, together with whatever else
+//! Links are probed every two seconds, and sooner where one may be dead (`transport::Liveness`): a suspect link is left at
+//! once, and closed when it stays silent. What a document says comes into effect within 20 ms, together with whatever else
 //! came; what happens to an own link at once. Where no way was measured yet, changes come from the device itself where a
 //! link to it is up, else from the peer over which its `link` document came first.
 
@@ -12,10 +13,10 @@ use crdt::id::{DeviceId, Key, Time};
 use crdt::schema::{DocumentName, Kind, Value};
 use crdt::sync::{Input, LinkId, Parents};
 use crdt::view;
-use transport::{Cost, LinkKind, LinkState, Measured, Meter, PeerKey, Routes};
+use transport::{Cost, LinkKind, LinkState, Liveness, Measured, Meter, PeerKey, Routes, SessionId, Verdict};
 
 use super::link_document::{Burden, state_of};
-use super::{Node, addresses};
+use super::{Node, NodeEvent, addresses};
 
 /// Time between two probes of a link, milliseconds; and where this device pays for what it sends.
 const PROBE_MS: u64 = 2_000;
@@ -31,7 +32,6 @@ const POWER_SOURCE: &str = "power.source";
 struct Measuring {
     meter: Meter,
     kind: LinkKind,
-    probe_at: Time,
 }
 
 /// What the node knows of ways.
@@ -39,6 +39,7 @@ struct Measuring {
 pub(crate) struct Routing {
     pub(crate) routes: Routes,
     measuring: BTreeMap<LinkId, Measuring>,
+    liveness: Liveness,
     /// Peers over which the `link` documents of devices came that are not linked themselves.
     first_from: BTreeMap<DeviceId, DeviceId>,
     /// When ways are looked for again.
@@ -54,6 +55,7 @@ impl Routing {
         Routing {
             routes: Routes::new(PeerKey(me.0)),
             measuring: BTreeMap::new(),
+            liveness: Liveness::default(),
             first_from: BTreeMap::new(),
             search_at: None,
             is_roster_new: false,
@@ -61,8 +63,23 @@ impl Routing {
         }
     }
 
-    fn probe_ms(&self) -> u64 {
-        if self.burden.is_metered { PROBE_MS_METERED } else { PROBE_MS }
+    fn probe_every(&self) -> Duration {
+        Duration::from_millis(if self.burden.is_metered { PROBE_MS_METERED } else { PROBE_MS })
+    }
+
+    /// Bytes came over a link.
+    pub(super) fn heard(&mut self, now: Time, link: LinkId) {
+        self.liveness.heard(moment(now), SessionId(link.0));
+    }
+
+    /// A link was found to be behind.
+    pub(super) fn behind(&mut self, now: Time, link: LinkId) {
+        self.liveness.doubt(moment(now), SessionId(link.0));
+    }
+
+    /// Whether a link is not to be used.
+    pub(crate) fn is_suspect(&self, link: &LinkId) -> bool {
+        self.liveness.is_suspect(SessionId(link.0))
     }
 
     fn search_by(&mut self, at: Time) {
@@ -71,7 +88,8 @@ impl Routing {
 
     /// When something is to be done.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.measuring.values().map(|link| link.probe_at).chain(self.search_at).min()
+        let alive = self.liveness.poll_timeout().map(|at| Time(u64::try_from(at.as_micros()).unwrap_or(u64::MAX)));
+        alive.into_iter().chain(self.search_at).min()
     }
 
     /// What is announced of a link, as far as it was measured.
@@ -86,20 +104,28 @@ impl Routing {
     }
 }
 
+/// The time as `transport` has it.
+fn moment(now: Time) -> Duration {
+    Duration::from_micros(now.0)
+}
+
 impl Node {
     /// A probe of a link came back.
     pub(super) fn round_trip(&mut self, link: LinkId, micros: u64) {
         let now = self.now();
+        let probe_every = self.routing.probe_every();
         let Some(session) = self.sessions.get(&link) else { return };
-        let next = now.plus_millis(self.routing.probe_ms());
-        let measuring = self.routing.measuring.entry(link).or_insert_with(|| Measuring {
-            meter: Meter::default(),
-            kind: addresses::kind_of(&session.address),
-            probe_at: next,
+        let (at, rtt, id) = (moment(now), Duration::from_micros(micros), SessionId(link.0));
+        let Routing { measuring, liveness, .. } = &mut self.routing;
+        let measuring = measuring.entry(link).or_insert_with(|| {
+            liveness.up(at, id, rtt, probe_every);
+            Measuring { meter: Meter::default(), kind: addresses::kind_of(&session.address) }
         });
-        measuring.meter.answered(Duration::from_micros(now.0), micros);
+        if liveness.answered(at, id, rtt) {
+            measuring.meter.answered(at, micros);
+        }
         if measuring.meter.is_new() {
-            measuring.probe_at = now;
+            liveness.doubt(at, id);
         }
         if measuring.meter.settle() {
             self.neighbours.link_measured(now);
@@ -109,7 +135,8 @@ impl Node {
 
     /// What this node says of its links, to its own search: it takes effect with the next one.
     fn own_links_changed(&mut self) {
-        let members = self.sessions.iter().filter(|(_, session)| self.is_member(&session.peer.device()));
+        let used = self.sessions.iter().filter(|(link, _)| !self.routing.is_suspect(link));
+        let members = used.filter(|(_, session)| self.is_member(&session.peer.device()));
         let measured =
             members.filter_map(|(link, session)| Some((PeerKey(session.peer.0), self.routing.state(link)?.cost())));
         let links: Vec<(PeerKey, Cost)> = measured.collect();
@@ -137,6 +164,7 @@ impl Node {
         let gone: Vec<LinkId> = self.routing.measuring.keys().filter(|link| is_gone(link)).copied().collect();
         for link in gone {
             self.routing.measuring.remove(&link);
+            self.routing.liveness.down(SessionId(link.0));
         }
         self.own_links_changed();
         self.search();
@@ -227,21 +255,40 @@ impl Node {
     }
 
     fn is_linked(&self, device: &DeviceId) -> bool {
-        self.sessions.iter().any(|(_, session)| session.peer.device() == *device)
+        let is_used = |link: &LinkId| !self.routing.is_suspect(link);
+        self.sessions.iter().any(|(link, session)| session.peer.device() == *device && is_used(link))
     }
 
-    /// Probes and searches that are due.
+    /// Probes, suspicions and searches that are due.
     pub(super) fn routing_timers(&mut self) {
         let now = self.now();
+        self.routing.liveness.timer(moment(now));
+        while let Some(verdict) = self.routing.liveness.poll_verdict() {
+            match verdict {
+                Verdict::Probe(session) => self.input(Input::Probe(LinkId(session.0))),
+                Verdict::Suspect(session) => self.suspicion_changed(LinkId(session.0), NodeEvent::link_suspect),
+                Verdict::Clear(session) => self.suspicion_changed(LinkId(session.0), NodeEvent::link_cleared),
+                Verdict::Evict(session) => {
+                    self.close_link(LinkId(session.0), "the peer is silent");
+                    self.effects();
+                }
+            }
+        }
         if self.routing.search_at.is_some_and(|at| at <= now) {
             self.search();
             self.effects();
         }
-        let next = now.plus_millis(self.routing.probe_ms());
-        let due = self.routing.measuring.iter_mut().filter(|(_, link)| link.probe_at <= now);
-        let due: Vec<LinkId> = due.map(|(id, link)| (link.probe_at = next, *id).1).collect();
-        for link in due {
-            self.input(Input::Probe(link));
-        }
+    }
+
+    /// A link is not to be used, or is again: whatever went over it takes other ways at once, and all others hear of it.
+    fn suspicion_changed(&mut self, link: LinkId, event: fn(&DeviceId) -> NodeEvent) {
+        let Some(device) = self.sessions.get(&link).map(|session| session.peer.device()) else { return };
+        let event = event(&device);
+        tracing::info!(peer = %device.short(), "{}", event.event);
+        self.emit(event);
+        let now = self.now();
+        self.neighbours.suspicion_changed(now);
+        self.link_changed(device);
+        self.effects();
     }
 }

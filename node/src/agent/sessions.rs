@@ -106,6 +106,8 @@ impl Node {
         if let Some(session) = self.sessions.up.get_mut(&link) {
             session.bytes_in += bytes.len() as u64;
         }
+        let now = self.now();
+        self.routing.heard(now, link);
         // A full disk takes nothing; what is dropped here is asked for again when there is room.
         if self.full.is_none() || !is_payload(&bytes) {
             frames.push(LinkFrame { link, channel, bytes });

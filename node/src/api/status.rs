@@ -81,7 +81,11 @@ pub(super) async fn peers(State(api): State<Api>) -> Result<Json<Value>, Problem
             peers.push(json!({
                 "device": device.to_string(),
                 "name": name_of(node, device),
-                "state": if session.is_some() { "up" } else { "down" },
+                "state": match &link {
+                    Some(link) if node.routing.is_suspect(&link.link) => "suspect",
+                    _ if session.is_some() => "up",
+                    _ => "down",
+                },
                 "presence": presence_text(node, *presence),
                 "address": session.map(|session| session.address.clone()),
                 "dialled_by_us": session.map(|session| session.is_outbound),

@@ -47,12 +47,17 @@ impl Program {
         Ok(())
     }
 
-    /// Starts a node and waits until it answers.
+    /// Starts a node on loopback and waits until it answers.
     pub(crate) async fn start(&self, folder: &Path, more: &[&str]) -> anyhow::Result<NodeProcess> {
+        self.start_at("127.0.0.1", folder, more).await
+    }
+
+    /// The same, listening there; `none` for a node that only dials.
+    pub(crate) async fn start_at(&self, listen: &str, folder: &Path, more: &[&str]) -> anyhow::Result<NodeProcess> {
         let log = folder.with_extension("log");
         let to_log =
             || -> anyhow::Result<Stdio> { Ok(std::fs::File::options().create(true).append(true).open(&log)?.into()) };
-        let mut arguments = vec!["run", "--listen", "127.0.0.1", "--port", "0", "--mdns", "false"];
+        let mut arguments = vec!["run", "--listen", listen, "--port", "0", "--mdns", "false"];
         arguments.extend(more);
         let mut command = self.command(folder, &arguments);
         command.stdout(to_log()?).stderr(to_log()?);
@@ -113,6 +118,13 @@ pub(crate) struct NodeProcess {
 impl NodeProcess {
     pub(crate) fn pid(&self) -> u32 {
         self.child.0.id()
+    }
+
+    /// Sends a signal, named as for `kill`.
+    pub(crate) fn signal(&self, name: &str) -> anyhow::Result<()> {
+        let sent = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status()?;
+        ensure!(sent.success(), "kill -{name}: {sent}");
+        Ok(())
     }
 
     /// SIGKILL, and waits for its end; returns its folder.

@@ -45,6 +45,8 @@ pub(super) struct Node {
     /// Acknowledged (log, seq).
     pub(super) acknowledged: BTreeMap<Actor, u64>,
     pub(super) payload_bytes: usize,
+    /// Links that were told to be behind.
+    pub(super) behind: Vec<LinkId>,
     /// What probes took, microseconds.
     pub(super) round_trips: Vec<u64>,
     /// Frames that were sent, by their type.
@@ -110,6 +112,7 @@ impl Cluster {
                 replies: BTreeMap::new(),
                 acknowledged: BTreeMap::new(),
                 payload_bytes: 0,
+                behind: Vec::new(),
                 round_trips: Vec::new(),
                 frames: BTreeMap::new(),
                 starts: 1,
@@ -183,6 +186,7 @@ impl Cluster {
                 }
                 Effect::Audit(record) => node.audit.push(*record),
                 Effect::Changed(Changed::Log { .. } | Changed::Statement(_)) => {}
+                Effect::Behind(link) => node.behind.push(link),
                 Effect::RoundTrip { micros, .. } => node.round_trips.push(micros),
                 Effect::Incarnation(incarnation) => node.incarnation = incarnation,
                 Effect::Fault(error) => node.faults.push(error.to_string()),

@@ -105,6 +105,10 @@ fn parents_that_name_each_other_are_mended_by_digests() {
         assert_eq!(cluster.root(0), cluster.root(1));
         cluster.run_for(3 * 2 * delay_ms + 300);
         assert_eq!([cluster.root(2), cluster.root(3)], [cluster.root(0); 2], "{delay_ms} ms a hop");
+        assert!(
+            [2, 3].iter().any(|node| cluster.nodes[*node].behind.len() == 1),
+            "the mesh hears which link was behind"
+        );
         cluster.run_until_quiescent();
         // The loop is gone: the next change comes by itself, once to each.
         let copies = cluster.frames(CHANGES);

@@ -149,20 +149,27 @@ fn heard_by(node: usize, nodes: usize, announcements: &[Announcement], is_watche
     (hops_of(&routes, nodes), changes)
 }
 
-/// What the ways that are followed take, by destination, beside the best there are.
+/// What the ways that are followed take, by destination, beside the best there are. A node that knows no way to whom the
+/// request has not been at hands it back, which takes time too.
 fn stretches(from: usize, hops: &[Hops], links: &[Vec<(u16, u32)>]) -> anyhow::Result<Vec<f64>> {
     let best = shortest_ways(links, from);
     let mut stretches = Vec::with_capacity(best.len());
     for (to, (shortest, _)) in best.iter().enumerate().filter(|(to, (best, _))| *to != from && *best != UNREACHED) {
-        let (mut at, mut took, mut visited) = (from, 0, vec![from as u16]);
-        while at != to {
-            let next = hops[at][to].iter().find(|next| **next != u16::MAX && !visited.contains(next));
-            let next = *next.with_context(|| format!("no way from {at} to {to}"))?;
-            let link = links[at].iter().find(|(peer, _)| *peer == next).context("a next hop is a neighbour")?;
+        let mut visited = vec![from as u16];
+        let mut way: Vec<(usize, u32)> = vec![(from, 0)];
+        let mut took = 0;
+        while let Some((at, over)) = way.last().copied().filter(|(at, _)| *at != to) {
+            let Some(next) = hops[at][to].iter().find(|next| **next != u16::MAX && !visited.contains(next)) else {
+                took += over;
+                way.pop();
+                continue;
+            };
+            let link = links[at].iter().find(|(peer, _)| peer == next).context("a next hop is a neighbour")?;
             took += link.1;
-            visited.push(next);
-            at = usize::from(next);
+            visited.push(*next);
+            way.push((usize::from(*next), link.1));
         }
+        anyhow::ensure!(!way.is_empty(), "no way from {from} to {to}");
         stretches.push(f64::from(took) / f64::from(*shortest));
     }
     Ok(stretches)

@@ -1,0 +1,287 @@
+//! Which links are alive. Bytes that come are the heartbeat; where they stay away, probes decide.
+//!
+//! A link is probed every two seconds (the owner says how often), and sooner where it is in use and silent for longer than
+//! its gaps are, where an answer is due, or where the owner doubts it. A probe that stays unanswered is followed by two more;
+//! if none of the three is answered the link is *suspect*: the owner stops using it at once. It is probed on, and *cleared*
+//! once it has answered for a while, for longer each time (a link that flaps is damped); who does not answer for seven
+//! seconds is *evicted*. While bytes come, answers have a second: only one direction may be lost.
+//!
+//! **The sick one may be this node.** Where a timer fires more than 100 ms late, no link is accused: all probes start anew
+//! (as Lifeguard suspects itself first, Dadgar et al. 2018). Pure: times are handed in, since any fixed moment.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::event::SessionId;
+use gaps::Gaps;
+
+mod gaps;
+
+#[cfg(test)]
+mod tests;
+
+/// The shortest silence that is noticed.
+const SILENCE_MIN: Duration = Duration::from_millis(100);
+/// Silence is noticed after so many of a link's longest gaps.
+const GAPS: u32 = 4;
+/// Probes follow each other after two round trips, and this at least.
+const SPACING_MIN: Duration = Duration::from_millis(50);
+/// ... and at most: a round trip that a queue made says nothing of the next one.
+const SPACING_MAX: Duration = Duration::from_secs(1);
+/// A round trip is taken for this long at least, and doubles at most from one to the next: a late one delays no verdict.
+const RTT_MIN: Duration = Duration::from_millis(1);
+/// Unanswered probes that make a link suspect.
+const PROBES: u32 = 3;
+/// How long answers may stay away while bytes come.
+const ONE_WAY: Duration = Duration::from_secs(1);
+/// A suspect link that answers nothing for so long is evicted.
+const EVICT: Duration = Duration::from_secs(7);
+/// A suspect link is probed this often at least.
+const SUSPECT_PROBE: Duration = Duration::from_millis(250);
+/// A timer that fires later than this finds the fault here.
+const LATE: Duration = Duration::from_millis(100);
+/// What a link that was suspect before has to show, doubling with each time up to the most.
+const PROOF: Duration = Duration::from_millis(500);
+const PROOF_MAX: Duration = Duration::from_secs(10);
+/// After so long without a suspicion, earlier ones are forgotten.
+const FORGIVEN: Duration = Duration::from_secs(60);
+
+/// What the owner is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send a probe, and report its answer.
+    Probe(SessionId),
+    /// Use the link no more until it is cleared; send on whatever is on it.
+    Suspect(SessionId),
+    /// The link has shown that it is alive.
+    Clear(SessionId),
+    /// Close the link. It was suspect for seven seconds, and is forgotten here.
+    Evict(SessionId),
+}
+
+/// Probes that are out since the last answer.
+#[derive(Debug, Clone, Copy)]
+struct Burst {
+    since: Duration,
+    sent: u32,
+    next: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Suspicion {
+    /// Since when it has answered nothing.
+    silent_since: Duration,
+    /// Since when it answers again.
+    answers_since: Option<Duration>,
+}
+
+#[derive(Debug, Clone)]
+struct Link {
+    probe_every: Duration,
+    heard_at: Duration,
+    answered_at: Duration,
+    /// What a probe took last.
+    rtt: Duration,
+    /// Since when probes are sent to a peer that does not stand still.
+    cleared_at: Duration,
+    gaps: Gaps,
+    /// Since when an answer is due that is not a probe's.
+    awaited_since: Option<Duration>,
+    burst: Option<Burst>,
+    suspicion: Option<Suspicion>,
+    /// How often it was suspect of late, and when last.
+    strikes: u32,
+    struck_at: Duration,
+}
+
+impl Link {
+    fn spacing(&self) -> Duration {
+        let spacing = (self.rtt * 2).clamp(SPACING_MIN, SPACING_MAX);
+        if self.suspicion.is_some() { spacing.max(SUSPECT_PROBE) } else { spacing }
+    }
+
+    /// What it has to show after a suspicion.
+    fn proof(&self) -> Duration {
+        match self.strikes {
+            0 | 1 => Duration::ZERO,
+            strikes => (PROOF * 2_u32.saturating_pow(strikes - 2)).min(PROOF_MAX),
+        }
+    }
+
+    /// When its probes begin.
+    fn probe_at(&self) -> Duration {
+        let regular = self.answered_at + self.probe_every;
+        let silent = self.gaps.longest().map(|gap| self.heard_at + (gap * GAPS).max(SILENCE_MIN));
+        let awaited = self.awaited_since.map(|since| since + (self.rtt * 3).max(SILENCE_MIN));
+        [Some(regular), silent, awaited].into_iter().flatten().min().unwrap_or(regular)
+    }
+
+    fn timeout(&self) -> Duration {
+        let evict = self.suspicion.filter(|suspicion| suspicion.answers_since.is_none());
+        let evict = evict.map(|suspicion| suspicion.silent_since + EVICT);
+        let probes = self.burst.map_or_else(|| self.probe_at(), |burst| burst.next);
+        evict.map_or(probes, |evict| evict.min(probes))
+    }
+}
+
+/// The state of all links.
+#[derive(Debug, Clone, Default)]
+pub struct Liveness {
+    links: BTreeMap<SessionId, Link>,
+    verdicts: VecDeque<Verdict>,
+    /// No link has anything to do before.
+    wake_at: Option<Duration>,
+}
+
+impl Liveness {
+    /// A link is there, and a first probe of it has come back. It is to be probed so often while nothing is amiss.
+    pub fn up(&mut self, now: Duration, session: SessionId, rtt: Duration, probe_every: Duration) {
+        let link = Link {
+            probe_every,
+            heard_at: now,
+            answered_at: now,
+            rtt: rtt.max(RTT_MIN),
+            cleared_at: Duration::ZERO,
+            gaps: Gaps::default(),
+            awaited_since: None,
+            burst: None,
+            suspicion: None,
+            strikes: 0,
+            struck_at: now,
+        };
+        self.wake_by(link.timeout());
+        self.links.insert(session, link);
+    }
+
+    /// A link is gone.
+    pub fn down(&mut self, session: SessionId) {
+        self.links.remove(&session);
+    }
+
+    /// Whether a link is not to be used.
+    pub fn is_suspect(&self, session: SessionId) -> bool {
+        self.links.get(&session).is_some_and(|link| link.suspicion.is_some())
+    }
+
+    /// Bytes came.
+    pub fn heard(&mut self, now: Duration, session: SessionId) {
+        let Some(link) = self.links.get_mut(&session) else { return };
+        link.gaps.note(now.saturating_sub(link.heard_at));
+        link.heard_at = now;
+        link.awaited_since = None;
+    }
+
+    /// Something was sent to which an answer is due.
+    pub fn awaits(&mut self, now: Duration, session: SessionId) {
+        let Some(link) = self.links.get_mut(&session) else { return };
+        link.awaited_since.get_or_insert(now);
+        let at = link.timeout();
+        self.wake_by(at);
+    }
+
+    /// The owner has a reason to believe that the link is behind: it is probed at once.
+    pub fn doubt(&mut self, now: Duration, session: SessionId) {
+        let Some(link) = self.links.get_mut(&session) else { return };
+        if link.burst.is_none() {
+            link.burst = Some(Burst { since: now, sent: 0, next: now });
+            self.wake_by(now);
+        }
+    }
+
+    /// A probe came back. Whether what it took says something of the link: not where it may have waited at a peer that
+    /// stood still.
+    pub fn answered(&mut self, now: Duration, session: SessionId, rtt: Duration) -> bool {
+        let Some(link) = self.links.get_mut(&session) else { return false };
+        (link.answered_at, link.burst) = (now, None);
+        let counts = link.suspicion.is_none() && now.saturating_sub(rtt) >= link.cleared_at;
+        if counts {
+            link.rtt = rtt.min(link.rtt * 2).max(RTT_MIN);
+        }
+        let proof = link.proof();
+        if let Some(suspicion) = &mut link.suspicion {
+            let answers_since = *suspicion.answers_since.get_or_insert(now);
+            if answers_since + proof <= now {
+                (link.suspicion, link.cleared_at) = (None, now);
+                self.verdicts.push_back(Verdict::Clear(session));
+            } else {
+                let next = now + link.spacing();
+                link.burst = Some(Burst { since: next, sent: 0, next });
+            }
+        }
+        let at = link.timeout();
+        self.wake_by(at);
+        counts
+    }
+
+    /// When [`Liveness::timer`] is to be called. How late it is then tells whether this node is well.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        self.wake_at
+    }
+
+    /// What is to be done next.
+    pub fn poll_verdict(&mut self) -> Option<Verdict> {
+        self.verdicts.pop_front()
+    }
+
+    fn wake_by(&mut self, at: Duration) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Time passed.
+    pub fn timer(&mut self, now: Duration) {
+        let Some(due) = self.wake_at.filter(|at| *at <= now) else { return };
+        if now - due > LATE {
+            self.start_anew(now);
+        }
+        let sessions: Vec<SessionId> = self.links.keys().copied().collect();
+        for session in sessions {
+            self.judge(now, session);
+        }
+        self.wake_at = self.links.values().map(Link::timeout).min();
+    }
+
+    /// Whatever stayed away may have waited here: what was sent is sent again before anyone is judged by it.
+    fn start_anew(&mut self, now: Duration) {
+        for link in self.links.values_mut() {
+            link.heard_at = now;
+            link.awaited_since = link.awaited_since.map(|_| now);
+            link.burst = link.burst.map(|_| Burst { since: now, sent: 0, next: now });
+            if let Some(suspicion) = &mut link.suspicion {
+                suspicion.silent_since = now;
+            }
+        }
+    }
+
+    fn judge(&mut self, now: Duration, session: SessionId) {
+        let Some(link) = self.links.get_mut(&session).filter(|link| link.timeout() <= now) else { return };
+        let is_over =
+            |suspicion: &Suspicion| suspicion.answers_since.is_none() && suspicion.silent_since + EVICT <= now;
+        if link.suspicion.as_ref().is_some_and(is_over) {
+            self.links.remove(&session);
+            return self.verdicts.push_back(Verdict::Evict(session));
+        }
+        let spacing = link.spacing();
+        let burst = link.burst.get_or_insert(Burst { since: now, sent: 0, next: now });
+        let is_heard = link.heard_at > burst.since && now < burst.since + ONE_WAY;
+        if burst.sent >= PROBES && !is_heard {
+            let has_answered = link.suspicion.as_mut().and_then(|suspicion| suspicion.answers_since.take());
+            match &mut link.suspicion {
+                // It answered and fell silent again.
+                Some(suspicion) if has_answered.is_some() => suspicion.silent_since = burst.since,
+                Some(_) => {}
+                None => {
+                    if link.struck_at + FORGIVEN < now {
+                        link.strikes = 0;
+                    }
+                    link.strikes = link.strikes.saturating_add(1);
+                    link.struck_at = now;
+                    link.suspicion = Some(Suspicion { silent_since: burst.since, answers_since: None });
+                    self.verdicts.push_back(Verdict::Suspect(session));
+                }
+            }
+        }
+        burst.sent = burst.sent.saturating_add(1);
+        burst.next = now + spacing;
+        self.verdicts.push_back(Verdict::Probe(session));
+    }
+}
