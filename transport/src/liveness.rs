@@ -1,6 +1,7 @@
 //! Which links are alive. Bytes that come are the heartbeat; where they stay away, probes decide.
 //!
-//! A link is probed every two seconds (the owner says how often), and sooner where it is in use and silent for longer than
+//! A link that is silent is probed every two seconds (the owner says how often), so of its two ends mostly one does; one on
+//! which bytes come every eight seconds; and either sooner where it is in use and silent for longer than
 //! its gaps are, where an answer is due, or where the owner doubts it. A probe that stays unanswered is followed by two more;
 //! if none of the three is answered the link is *suspect*: the owner stops using it at once. It is probed on, and *cleared*
 //! once it has answered for a while, for longer each time (a link that flaps is damped); who does not answer for seven
@@ -32,6 +33,8 @@ const SPACING_MAX: Duration = Duration::from_secs(1);
 const RTT_MIN: Duration = Duration::from_millis(1);
 /// Unanswered probes that make a link suspect.
 const PROBES: u32 = 3;
+/// A link on which bytes come is probed less often, by this.
+const PROBED_BY_PEER: u32 = 4;
 /// How long answers may stay away while bytes come.
 const ONE_WAY: Duration = Duration::from_secs(1);
 /// A suspect link that answers nothing for so long is evicted.
@@ -110,7 +113,9 @@ impl Link {
 
     /// When its probes begin.
     fn probe_at(&self) -> Duration {
-        let regular = self.answered_at + self.probe_every;
+        // Where the peer probes, this end need not: what it sends shows that it is there. Only round trips are to be known
+        // as well.
+        let regular = (self.heard_at + self.probe_every).min(self.answered_at + self.probe_every * PROBED_BY_PEER);
         let silent = self.gaps.longest().map(|gap| self.heard_at + (gap * GAPS).max(SILENCE_MIN));
         let awaited = self.awaited_since.map(|since| since + (self.rtt * 3).max(SILENCE_MIN));
         [Some(regular), silent, awaited].into_iter().flatten().min().unwrap_or(regular)
@@ -192,7 +197,7 @@ impl Liveness {
     /// stood still.
     pub fn answered(&mut self, now: Duration, session: SessionId, rtt: Duration) -> bool {
         let Some(link) = self.links.get_mut(&session) else { return false };
-        (link.answered_at, link.burst) = (now, None);
+        (link.heard_at, link.answered_at, link.burst) = (now, now, None);
         let counts = link.suspicion.is_none() && now.saturating_sub(rtt) >= link.cleared_at;
         if counts {
             link.rtt = rtt.min(link.rtt * 2).max(RTT_MIN);

@@ -1,7 +1,7 @@
 //! What this node's links are like, the ways that follow from what all devices say of theirs, and from whom this node has
 //! the changes of each device.
 //!
-//! Links are probed every two seconds, and sooner where one may be dead (`transport::Liveness`): a suspect link is left at
+//! Links are probed after two seconds of silence, and sooner where one may be dead (`transport::Liveness`): a suspect link is left at
 //! once, and closed when it stays silent. What a document says comes into effect within 20 ms, together with whatever else
 //! came; what happens to an own link at once. Where no way was measured yet, changes come from the device itself where a
 //! link to it is up, else from the peer over which its `link` document came first.
@@ -18,11 +18,13 @@ use transport::{Cost, LinkKind, LinkState, Liveness, Measured, Meter, PeerKey, R
 use super::link_document::{Burden, state_of};
 use super::{Node, NodeEvent, addresses};
 
-/// Time between two probes of a link, milliseconds; and where this device pays for what it sends.
+/// How long a link is silent before it is probed, milliseconds; and where this device pays for what it sends.
 const PROBE_MS: u64 = 2_000;
 const PROBE_MS_METERED: u64 = 15_000;
 /// What documents say is gathered for so long, milliseconds.
 const GATHER_MS: u64 = 20;
+/// Statements are gathered for so long before all documents are looked at again: a fleet that enrols brings thousands.
+const REREAD_MS: u64 = 500;
 
 /// Where the `environment` document says what the device runs on.
 const POWER_SOURCE: &str = "power.source";
@@ -44,8 +46,8 @@ pub(crate) struct Routing {
     first_from: BTreeMap<DeviceId, DeviceId>,
     /// When ways are looked for again.
     search_at: Option<Time>,
-    /// The roster changed, so that what documents say may mean other devices.
-    is_roster_new: bool,
+    /// The roster changed, so that what documents say may mean other devices: when they are looked at again.
+    reread_at: Option<Time>,
     /// What makes this device's links dearer.
     pub(super) burden: Burden,
 }
@@ -58,7 +60,7 @@ impl Routing {
             liveness: Liveness::default(),
             first_from: BTreeMap::new(),
             search_at: None,
-            is_roster_new: false,
+            reread_at: None,
             burden: Burden { is_metered, is_on_battery: false },
         }
     }
@@ -197,18 +199,20 @@ impl Node {
 
     /// Who belongs to the fleet is not what it was.
     pub(super) fn roster_changed(&mut self) {
-        self.routing.is_roster_new = true;
-        let soon = self.now().plus_millis(GATHER_MS);
-        self.routing.search_by(soon);
+        let soon = self.now().plus_millis(REREAD_MS);
+        let at = *self.routing.reread_at.get_or_insert(soon);
+        self.routing.search_by(at);
     }
 
     /// Looks for ways, and tells the engine which ones are new.
     fn search(&mut self) {
-        self.routing.search_at = None;
-        if std::mem::take(&mut self.routing.is_roster_new) {
+        let now = self.now();
+        if self.routing.reread_at.take_if(|at| *at <= now).is_some() {
             let devices: Vec<DeviceId> = self.neighbours.reported.keys().copied().collect();
             devices.into_iter().for_each(|device| self.report_of(device));
+            self.own_links_changed();
         }
+        self.routing.search_at = self.routing.reread_at;
         let changed = self.routing.routes.update();
         let devices: Vec<DeviceId> = changed.iter().map(|key| Key(key.0).device()).collect();
         self.hand_over_parents(&devices);
