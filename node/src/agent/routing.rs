@@ -1,10 +1,10 @@
 //! What this node's links are like, the ways that follow from what all devices say of theirs, and from whom this node has
 //! the changes of each device.
 //!
-//! Links are probed after two seconds of silence, and sooner where one may be dead (`transport::Liveness`): a suspect link is left at
-//! once, and closed when it stays silent. What a document says comes into effect within 20 ms, together with whatever else
-//! came; what happens to an own link at once. Where no way was measured yet, changes come from the device itself where a
-//! link to it is up, else from the peer over which its `link` document came first.
+//! Links are probed after two seconds of silence, and sooner where one may be dead (`transport::Liveness`): a suspect link
+//! is left at once, and closed when it stays silent. What a document says comes into effect within 20 ms, together with
+//! whatever else came; what happens to an own link at once. Where no way was measured yet, changes come from the device
+//! itself where a link to it is up, else from the peer over which its `link` document came first.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
