@@ -70,6 +70,8 @@ pub struct Routes {
     graph: Graph,
     /// By place; as of the last search.
     labels: Vec<Labels>,
+    /// This node's own links; as of the last search.
+    own: Vec<(Place, Cost)>,
     /// By place; as of the last [`Routes::update`].
     hops: Vec<Hops>,
     is_stale: bool,
@@ -83,6 +85,7 @@ impl Routes {
             keys: Vec::new(),
             graph: Graph::default(),
             labels: Vec::new(),
+            own: Vec::new(),
             hops: Vec::new(),
             is_stale: false,
         };
@@ -126,11 +129,13 @@ impl Routes {
             return Vec::new();
         }
         let before = std::mem::replace(&mut self.labels, search(self.graph.links()));
+        let own = self.graph.links()[ME as usize].clone();
+        let has_own_changed = std::mem::replace(&mut self.own, own) != self.graph.links()[ME as usize];
         let mut changed = Vec::new();
         for (key, place) in self.places.iter().filter(|(_, place)| **place != ME) {
             let at = *place as usize;
-            // The same ways are ordered as before.
-            if before[at] == self.labels[at] {
+            // The same ways over the same own links are ordered as before.
+            if !has_own_changed && before[at] == self.labels[at] {
                 continue;
             }
             let first_before = self.hops[at][0].map(|hop| hop.next);

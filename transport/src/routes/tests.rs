@@ -98,6 +98,17 @@ fn whose_own_way_leads_back_is_no_parent() {
     assert_eq!((ways[1].next, ways[1].is_loop_free), (key(3), false));
 }
 
+/// The way over 3 costs what it did, but more of it is the own link: 3 does not go back over 0 any more.
+#[test]
+fn costs_that_shift_along_a_way_change_whose_way_leads_back() {
+    let mut routes = Mesh::of(&[(0, 1, 1_000), (0, 3, 1_000), (1, 3, 5_000)]).routes(4);
+    assert_eq!(routes.ways(&key(1)).last().map(|way| (way.next, way.is_loop_free)), Some((key(3), false)));
+    let shifted = Mesh::of(&[(0, 1, 1_000), (0, 3, 4_000), (1, 3, 2_000)]);
+    (0..4).for_each(|node| routes.report(key(node), &shifted.said_by(node)));
+    assert!(routes.update().contains(&key(1)));
+    assert_eq!(routes.ways(&key(1)).last().map(|way| (way.next, way.is_loop_free)), Some((key(3), true)));
+}
+
 #[test]
 fn a_link_counts_where_both_ends_say_so_at_the_dearer_cost() {
     let mut routes = Routes::new(key(0));
