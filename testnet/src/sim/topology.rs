@@ -78,8 +78,10 @@ pub(crate) const LINKS_PER_NODE_MAX: usize = 64;
 pub(crate) const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The presets: name and file.
-const PRESETS: [(&str, &str); 9] = [
+const PRESETS: [(&str, &str); 11] = [
     ("lan-12", include_str!("../../topologies/lan-12.toml")),
+    ("fleet-12-4z", include_str!("../../topologies/fleet-12-4z.toml")),
+    ("lab-25", include_str!("../../topologies/lab-25.toml")),
     ("fleet-100-4z", include_str!("../../topologies/fleet-100-4z.toml")),
     ("fleet-200-8z", include_str!("../../topologies/fleet-200-8z.toml")),
     ("fleet-1000-8z", include_str!("../../topologies/fleet-1000-8z.toml")),
