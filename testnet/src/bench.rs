@@ -13,13 +13,14 @@ mod dissemination;
 mod failover;
 mod history;
 mod ingest;
-mod machine;
+mod lab;
+pub(crate) mod machine;
 mod memory;
 mod mesh;
 mod offline;
-mod operator;
+pub(crate) mod operator;
 mod pair;
-mod process;
+pub(crate) mod process;
 mod reconcile;
 mod report;
 mod spread;
@@ -38,6 +39,8 @@ pub(crate) enum BenchCommand {
     Failover(failover::FailoverArgs),
     /// One node in process: how many changes a second it takes from a peer, checked and stored
     Ingest(ingest::IngestArgs),
+    /// The lab's network: whether delay, loss, rate and cuts are as asked, and how much it carries; needs root
+    Lab(lab::LabArgs),
     /// What documents and peers take of a node's memory, and a node with thousands of documents
     Memory(memory::MemoryArgs),
     /// The route search of every node, and how good the ways are that it chooses on measured links
@@ -81,6 +84,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
         BenchCommand::Dissemination(args) => (dissemination::run(&args)?, args.output),
         BenchCommand::Failover(args) => (with_processes(failover::bench(&args))?, args.output),
         BenchCommand::Ingest(args) => (ingest::bench(&args)?, args.output),
+        BenchCommand::Lab(args) => (lab::bench(&args)?, args.output),
         BenchCommand::Memory(args) => (with_processes(memory::bench(&args))?, args.output),
         BenchCommand::Mesh(args) => (mesh::bench(&args)?, args.output),
         BenchCommand::Reconcile(args) => (reconcile::run(&args)?, args.output),
@@ -105,7 +109,7 @@ fn with_processes(bench: impl Future<Output = anyhow::Result<Report>>) -> anyhow
     })
 }
 
-async fn ended() -> io::Result<()> {
+pub(crate) async fn ended() -> io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
@@ -116,7 +120,7 @@ async fn ended() -> io::Result<()> {
 }
 
 /// The program to measure.
-fn fleetsync(path: Option<&Path>) -> anyhow::Result<PathBuf> {
+pub(crate) fn fleetsync(path: Option<&Path>) -> anyhow::Result<PathBuf> {
     if let Some(path) = path {
         return path.canonicalize().with_context(|| path.display().to_string());
     }

@@ -22,7 +22,11 @@ pub(crate) struct Program {
 
 impl Program {
     fn command(&self, folder: &Path, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.path);
+        self.dress(Command::new(&self.path), folder, arguments)
+    }
+
+    /// Gives a command that starts the program its folder, its arguments and its environment.
+    pub(crate) fn dress(&self, mut command: Command, folder: &Path, arguments: &[&str]) -> Command {
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("FLEETSYNC_") {
                 command.env_remove(name);
@@ -79,14 +83,15 @@ impl Program {
     }
 }
 
-async fn greet(folder: &Path) -> Option<(Client, Value)> {
+/// The API of a node, if it answers already, and its status.
+pub(crate) async fn greet(folder: &Path) -> Option<(Client, Value)> {
     let mut client = Client::connect(&folder.join("api.sock")).await.ok()?;
     let status = client.get("/v1/status").await.ok()?;
     Some((client, status))
 }
 
 /// The last lines of a log.
-fn tail(log: &Path) -> String {
+pub(crate) fn tail(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(10)..].join("\n")
@@ -94,7 +99,7 @@ fn tail(log: &Path) -> String {
 
 /// Kills the child when it goes.
 #[derive(Debug)]
-struct Guard(Child);
+pub(crate) struct Guard(pub(crate) Child);
 
 impl Drop for Guard {
     fn drop(&mut self) {

@@ -1,0 +1,207 @@
+//! A network on one machine: each node of a topology is a [`Host`], and one thread carries what they send each other.
+//!
+//! Node 0 has the address 10.44.0.1, node 1 10.44.0.2, and so on, all in one subnet. Only those reach each other between
+//! which the topology has a line; anything else is dropped silently, as by a firewall.
+
+use std::io;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use super::emulation::{Changed, Counters, Emulation};
+use super::forward::{Shared, forward};
+use super::host::Host;
+use super::quality::Bend;
+use crate::sim::topology::Topology;
+
+/// Most nodes: each is a thread, a namespace and a device.
+pub(crate) const NODES_MAX: usize = 250;
+/// Of all addresses.
+const PREFIX: u8 = 16;
+const NET: [u8; 2] = [10, 44];
+
+/// Why there is no network.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum NetworkError {
+    /// Nothing was made.
+    #[error("namespaces and TUN devices need root")]
+    NotRoot,
+    /// Nothing was made: the kernel or the container lacks what is needed.
+    #[error("{0}")]
+    Unavailable(String),
+    /// Nothing was made.
+    #[error("a lab has at most {NODES_MAX} nodes, and the topology {0}")]
+    TooMany(usize),
+    /// What was made is gone again.
+    #[error("node {node}: {cause}")]
+    Host { node: String, cause: io::Error },
+    /// What was made is gone again.
+    #[error("the forwarding thread: {0}")]
+    Thread(io::Error),
+}
+
+/// A running network. All its processes end when it goes.
+#[derive(Debug)]
+pub(crate) struct Network {
+    hosts: Vec<Host>,
+    shared: Arc<Shared>,
+    forwarder: Option<JoinHandle<io::Result<()>>>,
+}
+
+/// What became of all packets.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Traffic {
+    pub(crate) lines: Counters,
+    /// No IPv4, or for an address that no node has.
+    pub(crate) foreign: u64,
+    /// Due, but the node's device did not take it.
+    pub(crate) refused: u64,
+}
+
+/// Fails where this machine cannot hold a lab: not root, no TUN, no namespaces.
+pub(crate) fn check() -> Result<(), NetworkError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(NetworkError::NotRoot);
+    }
+    let needed = ["ip", "setpriv"];
+    if let Some(missing) = needed.into_iter().find(|name| !is_installed(name)) {
+        return Err(NetworkError::Unavailable(format!("{missing} is not installed")));
+    }
+    let (host, device) = Host::start(address(0), PREFIX)
+        .map_err(|error| NetworkError::Unavailable(format!("no TUN device in a namespace: {error}")))?;
+    drop(device);
+    drop(host);
+    Ok(())
+}
+
+fn is_installed(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+}
+
+/// A node's address.
+pub(crate) fn address(node: usize) -> Ipv4Addr {
+    let number = u16::try_from(node + 1).unwrap_or(u16::MAX).to_be_bytes();
+    Ipv4Addr::new(NET[0], NET[1], number[0], number[1])
+}
+
+/// The node with an address, if there are so many.
+fn node_at(address: Ipv4Addr, nodes: usize) -> Option<usize> {
+    let [first, second, high, low] = address.octets();
+    let node = usize::from(u16::from_be_bytes([high, low])).checked_sub(1)?;
+    ([first, second] == NET && node < nodes).then_some(node)
+}
+
+impl Network {
+    /// Makes all of it. What is drawn (jitter, loss) is drawn from the seed.
+    ///
+    /// # Errors
+    ///
+    /// Not root, or the kernel refuses; nothing is left of what was made.
+    pub(crate) fn start(topology: &Topology, seed: u64) -> Result<Network, NetworkError> {
+        let nodes = topology.nodes.len();
+        if nodes > NODES_MAX {
+            return Err(NetworkError::TooMany(nodes));
+        }
+        check()?;
+        let shared = Arc::new(Shared::new(Emulation::new(topology, seed)).map_err(NetworkError::Thread)?);
+        let (mut hosts, mut devices) = (Vec::new(), Vec::new());
+        for (node, place) in topology.nodes.iter().enumerate() {
+            let started = Host::start(address(node), PREFIX);
+            let (host, device) = started.map_err(|cause| NetworkError::Host { node: place.name.clone(), cause })?;
+            hosts.push(host);
+            devices.push(device);
+        }
+        let for_thread = shared.clone();
+        let forwarder = Builder::new()
+            .name("forward".to_owned())
+            .spawn(move || forward(&for_thread, &devices, |address| node_at(address, nodes)))
+            .map_err(NetworkError::Thread)?;
+        Ok(Network { hosts, shared, forwarder: Some(forwarder) })
+    }
+
+    /// Starts a process on a node. It should be a [`bound`](super::host::bound) command, which ends with the network.
+    pub(crate) fn spawn(&self, node: usize, command: Command) -> io::Result<Child> {
+        self.hosts[node].spawn(command)
+    }
+
+    /// A UDP socket of a node, on its address.
+    pub(crate) fn udp(&self, node: usize, port: u16) -> io::Result<UdpSocket> {
+        self.hosts[node].udp(address(node), port)
+    }
+
+    /// The namespace of a node, for nsenter(1); it is there as long as the network.
+    pub(crate) fn namespace(&self, node: usize) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/task/{}/ns/net", std::process::id(), self.hosts[node].tid()))
+    }
+
+    /// Lets nothing pass from one node to another; what is on its way there is lost.
+    pub(crate) fn cut_one_way(&self, from: usize, to: usize) {
+        self.shared.with(|emulation, _| emulation.cut(from, to));
+    }
+
+    /// Lets nothing pass between two nodes.
+    pub(crate) fn cut(&self, a: usize, b: usize) {
+        self.cut_one_way(a, b);
+        self.cut_one_way(b, a);
+    }
+
+    /// Changes what the line from one node to another is like, in this direction only.
+    pub(crate) fn bend_one_way(&self, from: usize, to: usize, bend: &Bend) {
+        self.shared.with(|emulation, now_ns| emulation.bend(now_ns, from, to, bend));
+    }
+
+    /// Changes what the line between two nodes is like.
+    pub(crate) fn bend(&self, a: usize, b: usize, bend: &Bend) {
+        self.bend_one_way(a, b, bend);
+        self.bend_one_way(b, a, bend);
+    }
+
+    /// Undoes cuts and bends between two nodes.
+    pub(crate) fn heal(&self, a: usize, b: usize) {
+        self.shared.with(|emulation, now_ns| {
+            emulation.heal(now_ns, a, b);
+            emulation.heal(now_ns, b, a);
+        });
+    }
+
+    /// Directions that are cut or bent.
+    pub(crate) fn changed(&self) -> Vec<Changed> {
+        self.shared.with(|emulation, _| emulation.changed())
+    }
+
+    /// What became of all packets so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let lines = self.shared.with(|emulation, _| emulation.counters());
+        Traffic { lines, foreign: self.shared.foreign(), refused: self.shared.refused() }
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.shared.stop();
+        if let Some(forwarder) = self.forwarder.take() {
+            // Nothing passes any more, whether it ended well or not.
+            let _ = forwarder.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_nodes_belong_together() {
+        assert_eq!((address(0), address(255)), (Ipv4Addr::new(10, 44, 0, 1), Ipv4Addr::new(10, 44, 1, 0)));
+        for node in 0..NODES_MAX {
+            assert_eq!(node_at(address(node), NODES_MAX), Some(node));
+        }
+        for (address, nodes) in [([10, 44, 0, 0], 5), ([10, 44, 0, 6], 5), ([10, 45, 0, 1], 5), ([224, 0, 0, 251], 5)] {
+            assert_eq!(node_at(Ipv4Addr::from(address), nodes), None);
+        }
+    }
+}
