@@ -130,6 +130,12 @@ struct With {
     /// What is drawn is drawn from this
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
+    /// Only the first nodes of the topology
+    #[arg(long, value_name = "N")]
+    nodes: Option<usize>,
+    /// What every node is run with besides, a word each time: --run-with=--log --run-with=debug
+    #[arg(long, value_name = "WORD", allow_hyphen_values = true)]
+    run_with: Vec<String>,
     /// The program [default: FLEETSYNC, else fleetsync beside this program]
     #[arg(long, value_name = "PATH", env = "FLEETSYNC")]
     fleetsync: Option<PathBuf>,

@@ -59,7 +59,7 @@ impl From<NetworkError> for Failure {
         match error {
             NetworkError::NotRoot => Failure { code: SKIPPED, ..failure }.hint("sudo testnet lab up lan-12"),
             NetworkError::Unavailable(_) => Failure { code: SKIPPED, ..failure }.hint("ls -l /dev/net/tun"),
-            NetworkError::TooMany(_) => failure.hint("testnet lab up lab-25"),
+            NetworkError::TooMany(_) => failure.hint("testnet lab up fleet-200-8z --nodes 25"),
             NetworkError::Host { .. } | NetworkError::Thread(_) => failure.hint("ulimit -n -u"),
         }
     }

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::process::setpriority_process;
 use tun_rs::SyncDevice;
 
 use super::emulation::{Emulation, Packet};
@@ -16,6 +17,8 @@ use super::emulation::{Emulation, Packet};
 const BURST: usize = 64;
 /// What the kernel may be late by when it wakes the thread, nanoseconds; by default 50,000.
 const TIMER_SLACK_NS: u64 = 1_000;
+/// Ahead of the nodes, which may keep all cores busy: what they are late by should be theirs.
+const PRIORITY: i32 = -10;
 /// The shortest IPv4 header.
 const HEADER_BYTES: usize = 20;
 
@@ -85,10 +88,12 @@ pub(super) fn forward(
     node_at: impl Fn(Ipv4Addr) -> Option<usize>,
 ) -> io::Result<()> {
     nix::sys::prctl::set_timerslack(TIMER_SLACK_NS)?;
+    setpriority_process(None, PRIORITY)?;
     let mut buffer = vec![0; usize::from(u16::MAX)];
     let mut fds: Vec<PollFd<'_>> =
         devices.iter().map(|device| PollFd::from_borrowed_fd(device.as_fd(), PollFlags::IN)).collect();
     fds.push(PollFd::new(&shared.wake, PollFlags::IN));
+    let gone = PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL;
     while !shared.is_stopping.load(Ordering::Relaxed) {
         deliver(shared, devices);
         let timeout = shared.emulation().poll_timeout().map(|due_ns| due_ns.saturating_sub(shared.now_ns()));
@@ -103,7 +108,10 @@ pub(super) fn forward(
             let _ = rustix::io::read(&shared.wake, &mut [0_u8; 8]);
         }
         for (from, device) in devices.iter().enumerate() {
-            if fds[from].revents().contains(PollFlags::IN) {
+            if fds[from].revents().intersects(gone) {
+                // Someone deleted the device within its namespace. Polled further it would be ready for ever.
+                fds[from] = PollFd::new(&shared.wake, PollFlags::empty());
+            } else if fds[from].revents().contains(PollFlags::IN) {
                 collect(shared, from, device, &node_at, &mut buffer);
             }
         }

@@ -168,6 +168,11 @@ impl Network {
         });
     }
 
+    /// Whether packets are still carried. Where not, the forwarding thread has failed, and nothing passes any more.
+    pub(crate) fn is_forwarding(&self) -> bool {
+        self.forwarder.as_ref().is_some_and(|forwarder| !forwarder.is_finished())
+    }
+
     /// Directions that are cut or bent.
     pub(crate) fn changed(&self) -> Vec<Changed> {
         self.shared.with(|emulation, _| emulation.changed())

@@ -7,9 +7,9 @@ use anyhow::{Context, ensure};
 use tokio::sync::Mutex;
 
 use super::fleet::Fleet;
-use super::scenario::{Action, Scenario, Step, Writers};
+use super::scenario::{Action, Scenario, Writers};
 use super::select;
-use super::watch::{Agreement, Watch, short};
+use super::watch::{Agreement, short};
 use super::writer::{Writer, lost};
 
 /// How long a node that was restarted may take until it has a link.
@@ -79,7 +79,23 @@ pub(crate) async fn play(scenario: &Scenario, fleet: &Mutex<Fleet>, note: &dyn F
     };
     let mut late = Vec::new();
     for step in &scenario.steps {
-        late.extend(take(step, fleet, &mut watch, start, note).await?);
+        tokio::time::sleep(Duration::from_secs_f64(step.after_s)).await;
+        let told = format!("{:5.1} s  {}", start.elapsed().as_secs_f64(), step.action);
+        note(&told);
+        let Action::Agree { within_s } = &step.action else {
+            act(&step.action, fleet).await?;
+            continue;
+        };
+        // While operators write something is always on its way.
+        writer.pause();
+        match watch.agree(Duration::from_secs_f64(*within_s)).await {
+            Ok(agreement) => note(&format!("         after {} ms", agreement.after.as_millis())),
+            Err(differences) => {
+                late.push(format!("late: {}", told.trim()));
+                late.extend(differences.iter().map(|line| format!("  {line}")));
+            }
+        }
+        writer.resume();
     }
     note(&format!("{:5.1} s  heal, and the last writes", start.elapsed().as_secs_f64()));
     fleet.lock().await.heal().await?;
@@ -97,43 +113,25 @@ pub(crate) async fn play(scenario: &Scenario, fleet: &Mutex<Fleet>, note: &dyn F
     })
 }
 
-/// On some nodes, evenly spread by number.
+/// On some nodes, evenly spread over the zones.
 fn begin_to_write(fleet: &Fleet, writers: &Writers) -> anyhow::Result<Writer> {
     let nodes = fleet.topology().nodes.len();
     let count = writers.nodes.clamp(1, nodes);
+    let mut order: Vec<usize> = (0..nodes).collect();
+    order.sort_by_key(|node| (&fleet.topology().nodes[*node].zone, *node));
     let chosen: Vec<(String, PathBuf)> = (0..count)
-        .map(|number| number * nodes / count)
+        .map(|number| order[number * nodes / count])
         .map(|node| (fleet.topology().nodes[node].name.clone(), fleet.folder_of(node)))
         .collect();
     let pause = Duration::from_secs_f64(count as f64 / writers.writes_per_s);
     Ok(Writer::start(fleet.operator()?, chosen, pause))
 }
 
-/// Takes one step; returns what differs where nodes had to agree and did not.
-async fn take(
-    step: &Step,
-    fleet: &Mutex<Fleet>,
-    watch: &mut Watch,
-    start: Instant,
-    note: &dyn Fn(&str),
-) -> anyhow::Result<Vec<String>> {
-    tokio::time::sleep(Duration::from_secs_f64(step.after_s)).await;
-    let told = format!("{:5.1} s  {}", start.elapsed().as_secs_f64(), step.action);
-    note(&told);
-    match &step.action {
-        Action::Agree { within_s } => {
-            if let Err(mut differences) = watch.agree(Duration::from_secs_f64(*within_s)).await {
-                differences.insert(0, format!("late: {}", told.trim()));
-                return Ok(differences);
-            }
-        }
-        Action::RestartEach { nodes, is_killed } => restart_each(fleet, nodes, *is_killed).await?,
-        action => act(action, &mut *fleet.lock().await).await?,
+async fn act(action: &Action, fleet: &Mutex<Fleet>) -> anyhow::Result<()> {
+    if let Action::RestartEach { nodes, is_killed } = action {
+        return restart_each(fleet, nodes, *is_killed).await;
     }
-    Ok(Vec::new())
-}
-
-async fn act(action: &Action, fleet: &mut Fleet) -> anyhow::Result<()> {
+    let mut fleet = fleet.lock().await;
     let chosen = |nodes: &str| select::nodes(fleet.topology(), nodes);
     match action {
         Action::Cut { one, other, is_one_way } => {

@@ -18,7 +18,7 @@
 //! # restart_each = "#0"               # SIGTERM and a new start, one after the other; `kill_each` with SIGKILL
 //! # heal = true
 //! # heal_between = ["#0", "*"]
-//! # agree_within_s = 30               # waits until all nodes agree, though operators write
+//! # agree_within_s = 30               # the operators pause, and all nodes must agree in this time
 //! ```
 //!
 //! In the end everything is healed, the writers stop, and all nodes must agree and hold every acknowledged write.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -11,21 +11,12 @@ use tokio::sync::{Mutex, Notify, mpsc};
 
 use super::control::{Answer, REQUEST_BYTES_MAX, Request};
 use super::failure::Failure;
-use super::fleet::{Fleet, State};
+use super::fleet::{Fleet, Plan, State};
 use super::play::play;
 use super::scenario::Scenario;
 use super::watch::Watch;
 use super::{folder, network, select};
 use crate::bench::{ended, note};
-use crate::sim::topology::Topology;
-
-/// What a lab is made of.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) topology: Topology,
-    pub(crate) seed: u64,
-    pub(crate) program: PathBuf,
-}
 
 /// A lab that is up.
 struct Lab {
@@ -55,7 +46,7 @@ pub(crate) fn serve(plan: Plan, path: &Path) -> Result<(), Failure> {
 async fn run(plan: Plan, path: &Path) -> anyhow::Result<()> {
     let since = Instant::now();
     let progress = |text: &str| note(&format!("==> {:4.1} s  {text}", since.elapsed().as_secs_f64()));
-    let fleet = Fleet::start(plan.topology, plan.seed, &plan.program, path, &progress).await?;
+    let fleet = Fleet::start(plan, path, &progress).await?;
     let watch = Mutex::new(fleet.watch());
     let lab = std::rc::Rc::new(Lab {
         fleet: Mutex::new(fleet),
@@ -176,6 +167,7 @@ async fn act(folder: &Path, fleet: &mut Fleet, request: &Request) -> anyhow::Res
 async fn report(lab: &Lab) -> anyhow::Result<Value> {
     let statuses = lab.watch.lock().await.ask("/v1/status").await;
     let mut fleet = lab.fleet.lock().await;
+    ensure!(fleet.network().is_forwarding(), "the forwarding thread has ended: nothing passes any more");
     let mut nodes = Vec::new();
     for (node, status) in statuses.iter().enumerate() {
         let (state, pid) = fleet.state(node);

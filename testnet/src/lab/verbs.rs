@@ -12,11 +12,12 @@ use tokio::sync::Mutex;
 
 use super::control::{Request, ask};
 use super::failure::Failure;
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Plan};
 use super::folder;
+use super::network::NetworkError;
 use super::play::{Verdict, play};
 use super::scenario::Scenario;
-use super::serve::{Plan, serve};
+use super::serve::serve;
 use super::{Between, RunArgs, UpArgs, Verb, With, network, show};
 use crate::bench::{self, Format, note, print};
 use crate::sim::topology::Topology;
@@ -30,7 +31,7 @@ const TAIL_LINES: usize = 20;
 pub(super) fn act(verb: Verb, folder: &Path) -> Result<bool, Failure> {
     let counted = |request: &Request, what: &str| {
         let lines = ask(folder, request, &note)?;
-        note(&format!("{what}: {lines} lines"));
+        note(&format!("{what}: {lines} {}", if lines == 1 { "line" } else { "lines" }));
         Ok(true)
     };
     let named = |request: &Request, what: &str| {
@@ -71,7 +72,12 @@ fn plan(topology: &str, with: &With) -> Result<Plan, Failure> {
     let program = bench::fleetsync(with.fleetsync.as_deref()).map_err(|error| {
         Failure::new("there is no fleetsync to run").cause(format!("{error:#}")).hint("cargo build --release --bins")
     })?;
-    Ok(Plan { topology: Topology::load(topology, with.seed)?, seed: with.seed, program })
+    let topology = Topology::load(topology, with.seed)?;
+    let topology = topology.shrink_to(with.nodes.unwrap_or(usize::MAX));
+    if topology.nodes.len() > network::NODES_MAX {
+        return Err(NetworkError::TooMany(topology.nodes.len()).into());
+    }
+    Ok(Plan { topology, seed: with.seed, program, run_with: with.run_with.clone() })
 }
 
 fn absolute(folder: &Path) -> Result<PathBuf, Failure> {
@@ -89,8 +95,10 @@ fn up(args: &UpArgs, folder: &Path) -> Result<bool, Failure> {
     let mut command = Command::new(std::env::current_exe().map_err(failed)?);
     command.args(["lab", "serve", &args.topology, "--seed", &args.with.seed.to_string()]);
     command.arg("--dir").arg(folder).arg("--fleetsync").arg(&plan.program);
+    command.args(args.with.nodes.map(|nodes| format!("--nodes={nodes}")));
+    command.args(plan.run_with.iter().map(|word| format!("--run-with={word}")));
     command.stdin(Stdio::null()).stdout(log.try_clone().map_err(failed)?).stderr(log);
-    note(&format!("==> {} nodes of {} in {}", plan.topology.nodes.len(), args.topology, folder.display()));
+    note(&format!("==> {} nodes of {} in {}", plan.topology.nodes.len(), plan.topology.name, folder.display()));
     wait_until_up(&mut command.spawn().map_err(failed)?, folder)?;
     ps(folder, Format::Table)?;
     let (first, last) = (&plan.topology.nodes[0].name, &plan.topology.nodes[plan.topology.nodes.len() - 1].name);
@@ -176,7 +184,7 @@ fn alone(plan: Plan, scenario: &Scenario) -> anyhow::Result<Verdict> {
     note(&format!("==> {} nodes of {}", plan.topology.nodes.len(), plan.topology.name));
     runtime.block_on(async {
         let played = async {
-            let fleet = Fleet::start(plan.topology, plan.seed, &plan.program, temporary.path(), &note).await?;
+            let fleet = Fleet::start(plan, temporary.path(), &note).await?;
             play(scenario, &Mutex::new(fleet), &note).await
         };
         tokio::select! {

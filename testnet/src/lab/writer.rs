@@ -52,25 +52,50 @@ impl Journal {
     }
 }
 
-/// A writer at work.
+/// What writers are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Write,
+    Pause,
+    Stop,
+}
+
+/// Writers at work.
 pub(crate) struct Writer {
-    stop: watch::Sender<bool>,
+    mode: watch::Sender<Mode>,
     tasks: Vec<JoinHandle<Journal>>,
 }
 
 impl Writer {
     /// Begins to write on these nodes, told by name and data folder, so often on each.
     pub(crate) fn start(operator: Operator, nodes: Vec<(String, PathBuf)>, pause: Duration) -> Writer {
-        let (stop, stopped) = watch::channel(false);
+        let (mode, told) = watch::channel(Mode::Write);
         let operator = Arc::new(operator);
-        let begin = |(name, folder)| tokio::spawn(write(operator.clone(), name, folder, pause, stopped.clone()));
-        Writer { stop, tasks: nodes.into_iter().map(begin).collect() }
+        let count = u32::try_from(nodes.len()).unwrap_or(1);
+        let begin = |((name, folder), number)| {
+            let (operator, told) = (operator.clone(), told.clone());
+            tokio::spawn(async move {
+                // Not all at once.
+                tokio::time::sleep(pause / count * number).await;
+                write(operator, name, folder, pause, told).await
+            })
+        };
+        Writer { mode, tasks: nodes.into_iter().zip(0..).map(begin).collect() }
+    }
+
+    /// Begins no more writes, so that nodes can come to agree.
+    pub(crate) fn pause(&self) {
+        self.mode.send_replace(Mode::Pause);
+    }
+
+    /// Goes on after a pause.
+    pub(crate) fn resume(&self) {
+        self.mode.send_replace(Mode::Write);
     }
 
     /// Stops, and says what was written.
     pub(crate) async fn stop(self) -> anyhow::Result<Vec<Journal>> {
-        // Where all tasks have ended nobody listens.
-        let _ = self.stop.send(true);
+        self.mode.send_replace(Mode::Stop);
         let mut journals = Vec::new();
         for task in self.tasks {
             journals.push(task.await?);
@@ -84,11 +109,16 @@ async fn write(
     name: String,
     folder: PathBuf,
     pause: Duration,
-    mut stopped: watch::Receiver<bool>,
+    mut told: watch::Receiver<Mode>,
 ) -> Journal {
     let mut journal = Journal::default();
     let mut client = None;
     for value in 1_u64.. {
+        // An error means that nobody waits for what is written.
+        match told.wait_for(|mode| *mode != Mode::Pause).await {
+            Ok(mode) if *mode == Mode::Write => {}
+            _ => break,
+        }
         let path = format!("{name}.p{}", value % PATHS);
         journal.tries(&path, value);
         let begun = Instant::now();
@@ -110,10 +140,7 @@ async fn write(
         }
         tokio::select! {
             () = tokio::time::sleep(pause.saturating_sub(begun.elapsed())) => {}
-            _ = stopped.changed() => break,
-        }
-        if *stopped.borrow() {
-            break;
+            _ = told.changed() => {}
         }
     }
     journal
