@@ -166,5 +166,10 @@ mod tests {
         fs::write(temporary.path().join("mine"), "x").expect("a file");
         assert!(make(temporary.path()).is_err() && remove(temporary.path()).is_err());
         assert!(temporary.path().join("mine").exists());
+        // Someone else's way to a lab is none either.
+        make(&temporary.path().join("lab")).expect("a new one");
+        let detour = temporary.path().join("detour");
+        std::os::unix::fs::symlink(temporary.path().join("lab"), &detour).expect("a link");
+        assert!(make(&detour).is_err() && remove(&detour).is_err());
     }
 }

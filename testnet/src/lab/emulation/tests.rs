@@ -136,6 +136,18 @@ fn a_line_that_gets_better_takes_along_what_is_on_its_way() {
 }
 
 #[test]
+fn what_waits_leaves_at_the_new_rate() {
+    let mut emulation = row(Quality { rate: 1_000_000, ..PLAIN });
+    for number in 0..50 {
+        emulation.handle(0, packet(0, 1, number, 1_000)).expect("there is room");
+    }
+    emulation.bend(0, 0, 1, &Bend { rate_mbit: Some(4.0), ..Bend::default() });
+    emulation.handle(0, packet(0, 1, 50, 1_000)).expect("there is room");
+    // 51 kB at 500 kB/s, and the way.
+    assert_eq!(drain(&mut emulation).last(), Some(&(112 * MS, 50)));
+}
+
+#[test]
 fn what_is_on_its_way_is_bounded() {
     let mut emulation = row(PLAIN);
     let most = FLIGHT_BYTES_MAX / 60_000;
