@@ -125,6 +125,9 @@ fn wait_until_up(child: &mut Child, folder: &Path) -> Result<(), Failure> {
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         text[told..whole].lines().filter(|line| line.starts_with("==> ")).for_each(note);
         told = whole;
+        if status.is_some_and(|status| status.success()) {
+            return Err(Failure::new("the lab was told to end before it was up").hint("testnet lab up lan-12"));
+        }
         if let Some(status) = status {
             let lines: Vec<&str> = text.lines().collect();
             note(&lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n"));
