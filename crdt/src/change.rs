@@ -104,7 +104,7 @@ pub struct Run {
     pub signature: SignatureBytes,
 }
 
-/// The bytes of one raw Automerge change.
+/// Bytes as they are: a raw Automerge change, or what is not read here.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RawBytes(#[serde(with = "serde_bytes")] pub Vec<u8>);
 

@@ -54,6 +54,8 @@ use pending::Pending;
 
 /// Most bytes of changes that one call of [`Engine::handle`] sends; the rest follows at once by a timer.
 pub const SEND_BYTES_MAX: usize = 256 * 1024;
+/// Most bytes of control frames that may wait for a peer while messages of the mesh's own are sent to it.
+pub const ROUTED_WAITING_MAX: usize = 512 * 1024;
 /// How long a link may take to say `Hello`, milliseconds.
 pub const HELLO_TIMEOUT_MS: u64 = 10_000;
 /// The round trip of a link that was not measured yet, microseconds.
@@ -220,6 +222,7 @@ impl Engine {
             Input::Stop => self.stop(staged),
             Input::Parents(parents) => self.set_parents(parents),
             Input::Probe(link) => self.probe_link(now, link),
+            Input::Route { link, message } => self.route(link, message),
             Input::Write { request, document, edits } => self.write(staged, request, &document, &edits)?,
             Input::Prepare { request, document, author, edits } => {
                 self.prepare(staged, request, &document, author, &edits)?;

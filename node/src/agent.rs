@@ -28,6 +28,7 @@ use crate::store::{Applied, Store, WriteError, Writer};
 
 mod addresses;
 mod events;
+mod forwarding;
 mod handle;
 mod joins;
 pub(crate) mod link_document;
@@ -43,6 +44,8 @@ mod tests;
 
 pub(crate) use addresses::announced;
 pub(crate) use events::NodeEvent;
+pub(crate) use forwarding::{Answered, AskError, FACTS, Fact, Place, Question, Reply as AnswerOf};
+use forwarding::{Forwarding, Read};
 use handle::Command;
 pub(crate) use handle::{Agent, Stopped};
 pub(crate) use joins::{OFFLINE, Wishes};
@@ -107,6 +110,7 @@ pub(crate) struct Node {
     pub(crate) sessions: Sessions,
     pub(crate) neighbours: Neighbours,
     pub(crate) routing: Routing,
+    forwarding: Forwarding,
     pub(crate) listening: BTreeSet<String>,
     /// Why nothing is taken now, where that is so.
     pub(crate) full: Option<String>,
@@ -159,6 +163,7 @@ struct Inbox {
     commands: mpsc::Receiver<Command>,
     mesh: mpsc::Receiver<transport::Event>,
     synced: mpsc::UnboundedReceiver<Result<Ticket, WriteError>>,
+    read: mpsc::UnboundedReceiver<Read>,
 }
 
 /// Starts the agent's task. It ends when `stop` fires, or when the node cannot go on, having closed the mesh and synced
@@ -193,6 +198,7 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
     let agent =
         Agent { commands: command_sender, events: events.clone(), restored: restored_seen, store: setup.store.clone() };
     let (now, threads) = (Instant::now(), judging::threads());
+    let (forwarding, read) = Forwarding::new(setup.key.clone(), u64::from_be_bytes(crate::folder::random()));
     let mut node = Node {
         engine,
         writer: Writer::start(setup.store.clone(), threads),
@@ -204,6 +210,7 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
         sessions: Sessions::default(),
         neighbours: Neighbours::new(u64::from_be_bytes(crate::folder::random())),
         routing: Routing::new(Key(setup.key.verifying_key().to_bytes()), setup.mesh.is_metered),
+        forwarding,
         listening: BTreeSet::new(),
         full: None,
         config,
@@ -225,11 +232,11 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
     node.note_seeds();
     node.note_roster();
     node.environment_changed();
-    Ok((agent, node, Inbox { commands, mesh: mesh_events, synced }))
+    Ok((agent, node, Inbox { commands, mesh: mesh_events, synced, read }))
 }
 
 async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> End {
-    let Inbox { mut commands, mut mesh, mut synced } = inbox;
+    let Inbox { mut commands, mut mesh, mut synced, mut read } = inbox;
     let mut mesh_events_in_a_row = 0;
     let applied = node.writer.wake();
     while node.failure.is_none() {
@@ -255,6 +262,7 @@ async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> E
                 node.command(command);
                 mesh_events_in_a_row = 0;
             }
+            Some(read) = read.recv() => node.was_read(read),
             () = tokio::time::sleep_until(wake) => {}
         }
         if mesh_events_in_a_row >= MESH_EVENTS_MAX {
@@ -323,6 +331,7 @@ impl Node {
                 }
                 Effect::Send { link, channel, bytes } => self.send(link, channel, bytes),
                 Effect::RoundTrip { link, micros } => self.round_trip(link, micros),
+                Effect::Routed { link, message } => self.routed(link, &message),
                 Effect::Behind(link) => self.routing.behind(self.clock.monotonic(), link),
                 Effect::Close { link, reason } => self.close_link(link, &reason),
                 Effect::Reply { request, reply } => self.answer(request, reply),
@@ -378,6 +387,7 @@ impl Node {
         self.settle();
         match command {
             Command::Look(look) => look(self),
+            Command::Ask(to, question, answer) => self.ask(to, &question, answer),
             Command::SetOffline(offline, reply) => {
                 let result = self.set_offline(offline);
                 // An error means that the asker is gone.
@@ -502,7 +512,8 @@ impl Node {
         let mesh = (!self.is_offline()).then(|| self.neighbours.poll_timeout().map(at)).flatten();
         let report = self.neighbours.report_timeout().map(at);
         let routing = self.routing.poll_timeout().map(at);
-        [engine, mesh, report, routing, self.group_sync_at, Some(self.space_check_at)]
+        let forwarding = self.forwarding.poll_timeout().map(at);
+        [engine, mesh, report, routing, forwarding, self.group_sync_at, Some(self.space_check_at)]
             .into_iter()
             .flatten()
             .min()
@@ -526,6 +537,7 @@ impl Node {
             self.check_space();
         }
         self.routing_timers();
+        self.forwarding_timers();
         self.dial_due();
         self.report_links();
     }

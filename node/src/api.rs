@@ -22,6 +22,7 @@ use crate::telemetry::Explain;
 mod devices;
 mod documents;
 mod events;
+mod live;
 mod log;
 mod members;
 mod read;
@@ -74,6 +75,11 @@ impl Problem {
 
     pub(crate) fn refused(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", detail)
+    }
+
+    /// Another device was asked, and did not answer.
+    pub(crate) fn no_answer(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "the device does not answer", detail)
     }
 
     /// What was asked for can never be again.
@@ -178,6 +184,7 @@ fn router(api: Api) -> Router {
         .route("/v1/status", get(status::status))
         .route("/v1/peers", get(status::peers))
         .route("/v1/routes/{device}", get(routes::show))
+        .route("/v1/ping/{device}", get(live::ping))
         .route("/v1/devices", get(devices::list))
         .route("/v1/devices/{device}", get(devices::show))
         .route("/v1/documents", get(documents::list))

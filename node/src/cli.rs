@@ -17,6 +17,7 @@ mod enrol;
 mod member;
 mod node;
 mod observe;
+mod ping;
 mod route;
 mod run;
 mod sign;
@@ -183,6 +184,7 @@ impl From<ClientError> for Failure {
                 let code = match status {
                     404 => code::NOT_FOUND,
                     400 | 413 => code::USAGE,
+                    504 => code::NEGATIVE,
                     _ => code::REFUSED,
                 };
                 let title = body["title"].as_str().unwrap_or("the node refused").to_owned();

@@ -10,7 +10,7 @@
 //!   owner waits: an owner that stops reading events stops the peer's writer, through the transport's flow control.
 //! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
 //! * **Pure beside that**, driven by the owner: which links are alive (`liveness`), what they are like (`measure`), what
-//!   they cost (`cost`), and the ways to every node (`routes`).
+//!   they cost (`cost`), the ways to every node (`routes`), and requests that go these ways ([`forward`]).
 //! * Over QUIC a silent peer is lost after 10 s; **over TCP nothing notices**: liveness is the owner's, who probes on the
 //!   control stream and calls [`Handle::close`].
 //!
@@ -36,6 +36,7 @@
 mod config;
 mod cost;
 mod event;
+pub mod forward;
 mod handle;
 mod join;
 mod liveness;

@@ -4,13 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use libp2p::PeerId;
+use serde::{Deserialize, Serialize};
 
 /// A libp2p peer id of an ed25519 key is this prefix and the key: multihash code 0 (identity), 36 bytes long, holding the
 /// protobuf `{type: ed25519, data: 32 bytes}` (libp2p specs, `peer-ids.md`).
 const PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
 /// A peer's ed25519 public key. Displayed as 64 lowercase hex digits; ordered by its bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerKey(
     /// The 32 bytes of the compressed point.
     pub [u8; 32],

@@ -17,7 +17,7 @@
 //! assert_eq!(routes.ways(&far)[0].next, near);
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cost::Cost;
 use crate::peer::PeerKey;
@@ -191,6 +191,25 @@ impl Routes {
         let rest = search::path(self.graph.links(), next, to)?;
         path.extend(rest.into_iter().map(|(place, cost)| (self.key(place), cost)));
         Some(path)
+    }
+
+    /// The neighbour with which the cheapest way to a node begins, as the mesh is known now, of those that avoid some nodes
+    /// and links and begin with a neighbour that is open. Costs a search.
+    pub fn way_round(
+        &self,
+        to: &PeerKey,
+        nodes: &[PeerKey],
+        links: &[(PeerKey, PeerKey)],
+        is_open: impl Fn(&PeerKey) -> bool,
+    ) -> Option<PeerKey> {
+        let place = |key: &PeerKey| self.places.get(key).copied();
+        let nodes: BTreeSet<Place> = nodes.iter().filter_map(place).collect();
+        let both = |(a, b): &(PeerKey, PeerKey)| Some([(place(a)?, place(b)?), (place(b)?, place(a)?)]);
+        let links: BTreeSet<(Place, Place)> = links.iter().filter_map(both).flatten().collect();
+        let is_barred = |from: Place, to: Place| {
+            nodes.contains(&to) || links.contains(&(from, to)) || (from == ME && !is_open(&self.key(to)))
+        };
+        search::way_round(self.graph.links(), place(to)?, is_barred).map(|next| self.key(next))
     }
 
     /// The links that count, each once, in order of the keys of their ends.

@@ -24,6 +24,7 @@
 //! | 21 | `Items` | data | short ids and values of the items of buckets that differ |
 //! | 22 | `Difference` | data | what the sender has and the receiver may lack, in parts |
 //! | 23 | `Fragment` | data | a part of a frame that is longer than 20 ms of the link's rate |
+//! | 24 | `Routed` | control | a message of the mesh's own, of a request on its way to another node |
 //!
 //! Payload is what travels on the data stream, and statements.
 
@@ -44,6 +45,8 @@ pub const ENTRIES_MAX: usize = 1024;
 /// Most statements in the chain of a `Hello`.
 pub const CHAIN_MAX: usize = 32;
 
+/// Longest message in a `Routed` frame, bytes.
+pub const ROUTED_BYTES_MAX: usize = 24 * 1024;
 /// Most origins that a side may name in one session.
 pub const ORIGINS_MAX: usize = 1 << 16;
 /// Ranges of one comparison.
@@ -298,6 +301,8 @@ pub enum Frame {
     Credit(Credit),
     /// A part of a frame.
     Fragment(Fragment),
+    /// A message of the mesh's own, between members.
+    Routed(RawBytes),
 }
 
 /// Why bytes are no frame.
@@ -339,6 +344,7 @@ impl Frame {
             Frame::Items(items) => body(21, items),
             Frame::Difference(difference) => body(22, difference),
             Frame::Fragment(fragment) => body(FRAGMENT, fragment),
+            Frame::Routed(message) => body(24, message),
         }
     }
 
@@ -375,6 +381,7 @@ impl Frame {
             21 => Frame::Items(body(21, rest)?),
             22 => Frame::Difference(body(22, rest)?),
             FRAGMENT => Frame::Fragment(body(FRAGMENT, rest)?),
+            24 => Frame::Routed(body(24, rest)?),
             _ => return Ok(None),
         };
         if frame.is_within_limits() { Ok(Some(frame)) } else { Err(FrameError::Body(*kind)) }
@@ -394,6 +401,7 @@ impl Frame {
             }
             Frame::Difference(difference) => difference.logs.len() + difference.statements.len() <= ENTRIES_MAX,
             Frame::Ask(ask) => ask.named.len() <= ENTRIES_MAX && ask.origins.len() <= ORIGINS_MAX / 8,
+            Frame::Routed(message) => message.0.len() <= ROUTED_BYTES_MAX,
             _ => true,
         }
     }

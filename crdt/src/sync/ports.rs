@@ -106,6 +106,14 @@ pub enum Input {
     Stop,
     /// A link is to be measured: a probe goes out, and with it what is to be told.
     Probe(LinkId),
+    /// A message of the mesh's own is to go to a peer. It is dropped where the peer has shown to be no member yet, and where
+    /// [`ROUTED_WAITING_MAX`](super::ROUTED_WAITING_MAX) bytes wait for it already.
+    Route {
+        /// The session.
+        link: LinkId,
+        /// The message, at most [`ROUTED_BYTES_MAX`](super::frame::ROUTED_BYTES_MAX) bytes.
+        message: Vec<u8>,
+    },
     /// Over which neighbours the shortest paths from origins lead, as far as the mesh knows them.
     Parents(Vec<Parents>),
     /// This device writes a document of its own.
@@ -187,6 +195,13 @@ pub enum Effect {
         link: LinkId,
         /// What it took, microseconds.
         micros: u64,
+    },
+    /// A member sent a message of the mesh's own.
+    Routed {
+        /// The session.
+        link: LinkId,
+        /// The message.
+        message: Vec<u8>,
     },
     /// Another link told of what this one was asked for and did not bring: it may be dead.
     Behind(LinkId),

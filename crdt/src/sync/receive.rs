@@ -12,7 +12,7 @@ use super::refusal::Refusal;
 use super::replica::Settled;
 use super::{After, Channel, Effect, Engine, LinkId};
 use crate::admission::{Outcome, Wait};
-use crate::change::Run;
+use crate::change::{RawBytes, Run};
 use crate::id::{Actor, DeviceId, StatementId, Time};
 use crate::roster::Standing;
 use crate::statement::SignedStatement;
@@ -97,8 +97,16 @@ impl Engine {
             Frame::Statement(statement) => self.receive_statement(now, staged, id, statement)?,
             Frame::Name(name) => self.receive_name(staged, id, name),
             Frame::Changes(changes) => self.receive_changes(now, staged, id, changes)?,
+            Frame::Routed(message) => self.receive_routed(id, message),
         }
         Ok(())
+    }
+
+    /// A message of the mesh's own; of others than members none is taken.
+    fn receive_routed(&mut self, id: LinkId, message: RawBytes) {
+        if self.links.get(&id).is_some_and(|link| self.replica.standing(&link.device) == Standing::Member) {
+            self.effects.push_back(Effect::Routed { link: id, message: message.0 });
+        }
     }
 
     /// A frame was handled: of payload the peer hears now and then how much that was.

@@ -1,13 +1,14 @@
 //! Sending: control frames, what peers lack in the order of its class, and what time brings.
 
-use super::frame::{Changes, ENTRIES_MAX, Frame, Name, Statement, cut};
+use super::frame::{Changes, ENTRIES_MAX, Frame, Name, ROUTED_BYTES_MAX, Statement, cut};
 use super::lacking::{Need, SHARE_TURN};
 use super::link::{CONTROL_BYTES_MAX, Link, Phase, channel_slot, signers_digest};
 use super::names::Names;
 use super::replica::{LogId, read_run_within};
-use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, SEND_BYTES_MAX, SILENCE_MS};
-use crate::change::Run;
+use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, ROUTED_WAITING_MAX, SEND_BYTES_MAX, SILENCE_MS};
+use crate::change::{RawBytes, Run};
 use crate::id::{Actor, StatementId, Time};
+use crate::roster::Standing;
 use crate::schema::Class;
 use crate::store::{Staged, Table};
 
@@ -40,6 +41,16 @@ impl Engine {
             return self.close(id, "the peer does not read");
         }
         self.flush_control(id);
+    }
+
+    /// Sends a message of the mesh's own, unless too much waits already: who sent it waits for an answer, and hears of none.
+    pub(super) fn route(&mut self, id: LinkId, message: Vec<u8>) {
+        let Some(link) = self.links.get(&id) else { return };
+        let is_member = self.replica.standing(&link.device) == Standing::Member;
+        let is_open = link.phase != Phase::Greeting && link.control_bytes <= ROUTED_WAITING_MAX;
+        if is_member && is_open && message.len() <= ROUTED_BYTES_MAX {
+            self.send_control(id, &Frame::Routed(RawBytes(message)));
+        }
     }
 
     fn flush_control(&mut self, id: LinkId) {

@@ -11,5 +11,6 @@ mod forks;
 mod frames;
 mod heal;
 mod hostile;
+mod routed;
 mod scenarios;
 mod trees;

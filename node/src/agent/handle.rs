@@ -1,8 +1,10 @@
 //! The handle by which everything else talks to the agent's task.
 
+use crdt::id::Key;
 use crdt::sync::{Input, Reply, RequestId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::forwarding::{AnswerSender, Answered, AskError, Question};
 use super::{Node, NodeEvent};
 use crate::store::Store;
 
@@ -12,6 +14,7 @@ pub(super) type Look = Box<dyn FnOnce(&Node) + Send>;
 pub(super) enum Command {
     Request(Make, oneshot::Sender<Reply>),
     Look(Look),
+    Ask(Key, Question, AnswerSender),
     SetOffline(bool, oneshot::Sender<Result<(), String>>),
 }
 
@@ -51,6 +54,13 @@ impl Agent {
             let _ = reply.send(look(node));
         });
         self.commands.send(Command::Look(look)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Asks a device, over others where no link leads there. Answered or given up within ten seconds.
+    pub(crate) async fn ask(&self, to: Key, question: Question) -> Result<Result<Answered, AskError>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Ask(to, question, reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
 

@@ -6,7 +6,7 @@
 //! whatever else came; what happens to an own link at once. Where no way was measured yet, changes come from the device
 //! itself where a link to it is up, else from the peer over which its `link` document came first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crdt::id::{DeviceId, Key, Time};
@@ -79,6 +79,11 @@ impl Routing {
         self.liveness.doubt(moment(now), SessionId(link.0));
     }
 
+    /// Something was sent over a link to which an answer is due.
+    pub(super) fn awaits(&mut self, now: Time, link: LinkId) {
+        self.liveness.awaits(moment(now), SessionId(link.0));
+    }
+
     /// Whether a link is not to be used.
     pub(crate) fn is_suspect(&self, link: &LinkId) -> bool {
         self.liveness.is_suspect(SessionId(link.0))
@@ -107,7 +112,7 @@ impl Routing {
 }
 
 /// The time as `transport` has it.
-fn moment(now: Time) -> Duration {
+pub(super) fn moment(now: Time) -> Duration {
     Duration::from_micros(now.0)
 }
 
@@ -119,6 +124,7 @@ impl Node {
         let Some(session) = self.sessions.get(&link) else { return };
         let (at, rtt, id) = (moment(now), Duration::from_micros(micros), SessionId(link.0));
         let Routing { measuring, liveness, .. } = &mut self.routing;
+        let is_first = !measuring.contains_key(&link);
         let measuring = measuring.entry(link).or_insert_with(|| {
             liveness.up(at, id, rtt, probe_every);
             Measuring { meter: Meter::default(), kind: addresses::kind_of(&session.address) }
@@ -129,10 +135,22 @@ impl Node {
         if measuring.meter.is_new() {
             liveness.doubt(at, id);
         }
-        if measuring.meter.settle() {
+        let has_settled = measuring.meter.settle();
+        if is_first {
+            self.forward_over(self.usable_peers());
+        }
+        if has_settled {
             self.neighbours.link_measured(now);
             self.own_links_changed();
         }
+    }
+
+    /// The members to whom requests can be handed.
+    fn usable_peers(&self) -> BTreeSet<PeerKey> {
+        let is_usable = |link: &LinkId| self.routing.measuring.contains_key(link) && !self.routing.is_suspect(link);
+        let used =
+            self.sessions.iter().filter(|(link, session)| is_usable(link) && self.is_member(&session.peer.device()));
+        used.map(|(_, session)| PeerKey(session.peer.0)).collect()
     }
 
     /// What this node says of its links, to its own search: it takes effect with the next one.
@@ -170,6 +188,7 @@ impl Node {
         }
         self.own_links_changed();
         self.search();
+        self.forward_over(self.usable_peers());
         // Strangers may come and go as they like.
         if self.is_member(&device) {
             self.hand_over_parents(&[device]);

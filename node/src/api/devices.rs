@@ -13,10 +13,8 @@ use serde_json::{Map, Value, json};
 
 use super::status::{name_of, presence_text};
 use super::values::{age_s, entry_to_json, to_json};
-use super::{Api, Path, Problem, Query};
-use crate::agent::{Node, Presence};
-
-const TELEMETRY: [Kind; 3] = [Kind::Device, Kind::Environment, Kind::Resource];
+use super::{Api, Path, Problem, Query, live};
+use crate::agent::{FACTS, Node, Presence};
 
 /// Finds the device that a name, a unique prefix of an id or an id stands for.
 pub(crate) fn resolve(node: &Node, word: &str) -> Result<DeviceId, Problem> {
@@ -81,7 +79,7 @@ impl Listed {
     }
 
     fn row(&self, store: &dyn LogStore, now_ms: u64) -> Value {
-        let views = TELEMETRY.map(|kind| read(store, kind, &self.device, ""));
+        let views = FACTS.map(|kind| read(store, kind, &self.device, ""));
         let newest = views.iter().flat_map(|view| view.values()).map(|entry| entry.read.time_s).max();
         json!({
             "device": self.device.to_string(),
@@ -119,6 +117,9 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem>
 pub(super) struct ShowQuery {
     #[serde(default)]
     path: String,
+    /// Whether the device itself is to answer.
+    #[serde(default)]
+    live: bool,
 }
 
 /// What memory has of the device that is asked for.
@@ -149,7 +150,7 @@ impl Asked {
     fn facts(&self, store: &dyn LogStore, prefix: &str) -> Map<String, Value> {
         let names = |_: &view::Shown| (self.name.clone(), self.name.clone());
         let mut facts = Map::new();
-        for kind in TELEMETRY {
+        for kind in FACTS {
             for (path, entry) in read(store, kind, &self.device, prefix) {
                 let mut fact = entry_to_json(&entry, self.now_ms, &names);
                 fact["origin"] = json!("fact");
@@ -174,7 +175,7 @@ pub(crate) fn operator_name(node: &Node, key: &crdt::id::Key) -> String {
     operators.get(key).map_or_else(|| key.short(), |operator| format!("{} ({})", operator.name, key.short()))
 }
 
-fn assigned(node: &Node, device: &DeviceId, prefix: &str, now_ms: u64) -> Map<String, Value> {
+pub(super) fn assigned(node: &Node, device: &DeviceId, prefix: &str, now_ms: u64) -> Map<String, Value> {
     let attributes = node.engine.replica().roster().attributes(device);
     let paths: BTreeMap<String, _> =
         attributes.into_iter().map(|(name, attribute)| (name.replace('/', "."), attribute)).collect();
@@ -201,6 +202,9 @@ pub(super) async fn show(
     Path(word): Path<String>,
     Query(query): Query<ShowQuery>,
 ) -> Result<Json<Value>, Problem> {
+    if query.live {
+        return live::show(&api, word, query.path).await;
+    }
     let path = query.path.clone();
     let look = move |node: &Node| Ok((Asked::of(node, &word, &path)?, word));
     let show = move |(asked, word): (Asked, String), store: &dyn LogStore| {

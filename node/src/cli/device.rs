@@ -26,6 +26,9 @@ pub(crate) enum DeviceCommand {
         device: String,
         /// A dotted path
         path: Option<String>,
+        /// Ask the device itself, over others where no link leads to it, in place of this node's replica
+        #[arg(long)]
+        live: bool,
     },
     /// Set or take away labels
     Label {
@@ -69,7 +72,7 @@ pub(crate) async fn run(common: &Common, command: DeviceCommand) -> Outcome {
     match command {
         DeviceCommand::Ls { watch: false } => list(common, &mut client).await,
         DeviceCommand::Ls { watch: true } => watch(common, &mut client).await,
-        DeviceCommand::Get { device, path } => show(common, &mut client, &device, path.as_deref()).await,
+        DeviceCommand::Get { device, path, live } => show(common, &mut client, &device, path.as_deref(), live).await,
         DeviceCommand::Label { device, labels } => label(common, &mut client, &device, &labels).await,
         DeviceCommand::Rename { device, name } => {
             let name = checked(&name, "name")?;
@@ -145,8 +148,8 @@ async fn watch(common: &Common, client: &mut Client) -> Outcome {
     }
 }
 
-async fn show(common: &Common, client: &mut Client, device: &str, path: Option<&str>) -> Outcome {
-    let resource = format!("/v1/devices/{}?path={}", encode(device), encode(path.unwrap_or_default()));
+async fn show(common: &Common, client: &mut Client, device: &str, path: Option<&str>, live: bool) -> Outcome {
+    let resource = format!("/v1/devices/{}?path={}&live={live}", encode(device), encode(path.unwrap_or_default()));
     let shown = client.get(&resource).await?;
     if common.format() != Format::Table {
         return print_json(common, &shown, path);

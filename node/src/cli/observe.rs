@@ -3,6 +3,7 @@
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
+use super::ping::{self, PingArgs};
 use super::{Common, Failure, Outcome, code};
 use crate::output::{Format, age, escaped, json, line, print, scalar, table, time_text};
 
@@ -22,6 +23,8 @@ pub(crate) struct EventsArgs {
 pub(crate) enum PeerCommand {
     /// List peers
     Ls,
+    /// Ask a device whether it is there, over others where no link leads to it
+    Ping(PingArgs),
     /// One peer, with addresses and the last errors
     Show {
         /// A name, an id, or a unique prefix of one
@@ -94,32 +97,40 @@ pub(crate) async fn events(common: &Common, args: EventsArgs) -> Outcome {
 
 /// Runs a `peer` verb.
 pub(crate) async fn peer(common: &Common, command: PeerCommand) -> Outcome {
-    let peers = common.connect().await?.get("/v1/peers").await?;
-    let all = peers.as_array().cloned().unwrap_or_default();
     match command {
-        PeerCommand::Ls if common.format() != Format::Table => print(&json(&peers, common.format())),
-        PeerCommand::Ls => {
-            let rows: Vec<_> = all.iter().map(row).collect();
-            print(&table(&["PEER", "STATE", "PRESENCE", "SINCE", "RTT", "VIA", "SENT", "RECEIVED", "BACKLOG"], &rows));
-        }
-        PeerCommand::Show { peer } => {
-            let matches = |entry: &&Value| {
-                entry["name"] == Value::String(peer.clone())
-                    || entry["device"].as_str().is_some_and(|device| device.starts_with(&peer))
-            };
-            let mut found = all.iter().filter(matches);
-            let entry = found.next().ok_or_else(|| {
-                Failure::new(code::NOT_FOUND, format!("no peer is called {peer:?}")).hint("fleetsync peer ls")
-            })?;
-            if let Some(other) = found.next() {
-                let ids = format!("{}, {}", entry["device"], other["device"]);
-                return Err(Failure::new(code::USAGE, format!("{peer:?} is ambiguous"))
-                    .cause(ids)
-                    .hint("fleetsync peer ls -o json"));
-            }
-            print(&json(entry, common.format()));
-        }
+        PeerCommand::Ls => list(common).await,
+        PeerCommand::Show { peer } => show(common, &peer).await,
+        PeerCommand::Ping(args) => ping::run(common, &args).await,
     }
+}
+
+async fn list(common: &Common) -> Outcome {
+    let peers = common.connect().await?.get("/v1/peers").await?;
+    if common.format() != Format::Table {
+        print(&json(&peers, common.format()));
+        return Ok(());
+    }
+    let rows: Vec<_> = peers.as_array().into_iter().flatten().map(row).collect();
+    print(&table(&["PEER", "STATE", "PRESENCE", "SINCE", "RTT", "VIA", "SENT", "RECEIVED", "BACKLOG"], &rows));
+    Ok(())
+}
+
+async fn show(common: &Common, peer: &str) -> Outcome {
+    let peers = common.connect().await?.get("/v1/peers").await?;
+    let matches = |entry: &&Value| {
+        entry["name"] == peer || entry["device"].as_str().is_some_and(|device| device.starts_with(peer))
+    };
+    let mut found = peers.as_array().into_iter().flatten().filter(matches);
+    let entry = found.next().ok_or_else(|| {
+        Failure::new(code::NOT_FOUND, format!("no peer is called {peer:?}")).hint("fleetsync peer ls")
+    })?;
+    if let Some(other) = found.next() {
+        let ids = format!("{}, {}", entry["device"], other["device"]);
+        return Err(Failure::new(code::USAGE, format!("{peer:?} is ambiguous"))
+            .cause(ids)
+            .hint("fleetsync peer ls -o json"));
+    }
+    print(&json(entry, common.format()));
     Ok(())
 }
 

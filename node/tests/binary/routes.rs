@@ -90,6 +90,53 @@ fn a_leaf_knows_two_ways_to_another_and_changes_take_what_is_left() {
     fleet.cli("a", &["route", "show", "a"]).ok();
 }
 
+/// A question to a device that no link leads to goes over others, past one that stands still, and says over whom it went.
+#[test]
+fn devices_answer_over_others() {
+    let (fleet, [h, i, a, c]) = two_hubs();
+    let over = |answer: &Value| -> Vec<String> {
+        let hops = answer["hops"].as_array().unwrap().iter();
+        hops.map(|hop| hop["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let is_over = |hops: &[String]| hops.len() >= 2 && hops.last().is_some_and(|last| last == "c");
+    within("an answer", || fleet.cli("a", &["peer", "ping", "c", "--count", "1"]).code == 0);
+    let pinged = fleet.cli("a", &["peer", "ping", "c", "--interval", "1", "-o", "json"]).json();
+    assert_eq!((&pinged["name"], &pinged["asked"], &pinged["answered"]), (&json!("c"), &json!(3), &json!(3)));
+    assert!(pinged["answers"].as_array().unwrap().iter().all(|answer| is_over(&over(answer))), "{pinged}");
+    let table = fleet.cli("a", &["peer", "ping", "c", "--count", "1"]);
+    assert!(table.ok().contains("c answers: ") && table.ok().contains("1 of 1 answered"), "{}", table.ok());
+
+    // What the device itself says, page by page, is what it has.
+    let own = c.get("/v1/devices/c");
+    let live = a.get("/v1/devices/c?live=true");
+    assert!(is_over(&over(&live["live"])), "{live}");
+    let paths = |of: &Value| of["facts"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(paths(&own), paths(&live));
+    assert!(live["facts"].as_object().unwrap().values().all(|fact| fact["view"] == "c" && fact["author"] == "c"));
+    let mark = fleet.cli("a", &["device", "get", "c", "collector.source", "--live", "-o", "json"]).json();
+    assert_eq!((&mark["value"], &mark["view"]), (&own["facts"]["collector.source"]["value"], &json!("c")));
+    fleet.cli("a", &["device", "get", "c", "no.such", "--live"]).fails(4, &["no.such"]);
+
+    // Directly, and this device itself.
+    assert!(fleet.cli("a", &["peer", "ping", "h", "--count", "1"]).ok().contains("directly"));
+    assert!(fleet.cli("a", &["peer", "ping", "a", "--count", "1"]).ok().contains("this device"));
+
+    // The hub that is used stands still while a question is on its way over it.
+    within("both hubs are used", || ways(&a, "c").len() == 2 && ways(&c, "a").len() == 2);
+    let (used, left) = if ways(&a, "c")[0][0] == "h" { (&h, &i) } else { (&i, &h) };
+    signal(used, "STOP");
+    let past = a.get("/v1/ping/c");
+    assert_eq!(over(&past), [left.name.as_str(), "c"], "{past}");
+    signal(left, "STOP");
+    fleet
+        .cli("a", &["peer", "ping", "c", "--count", "1"])
+        .fails(1, &["the device does not answer", "no way of at most 8 links", "hint: fleetsync route show c"]);
+    signal(used, "CONT");
+    signal(left, "CONT");
+    within("an answer again", || fleet.cli("a", &["peer", "ping", "c", "--count", "1"]).code == 0);
+    fleet.cli("a", &["peer", "ping", "nobody"]).fails(4, &["nobody"]);
+}
+
 /// What is announced of a link is measured, and an idle link is announced once.
 #[test]
 fn links_are_measured_and_announced() {

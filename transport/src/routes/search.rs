@@ -128,3 +128,22 @@ pub(super) fn path(links: &Links, from: Place, to: Place) -> Option<Vec<(Place, 
     }
     Some(path)
 }
+
+/// The neighbour with which the cheapest way begins that uses no barred link.
+pub(super) fn way_round(links: &Links, to: Place, is_barred: impl Fn(Place, Place) -> bool) -> Option<Place> {
+    let mut is_done = vec![false; links.len()];
+    let mut front = BinaryHeap::from([Reverse((None, ME, NOBODY))]);
+    while let Some(Reverse((cost, node, first))) = front.pop() {
+        if node == to {
+            return Some(first);
+        }
+        if std::mem::replace(&mut is_done[node as usize], true) {
+            continue;
+        }
+        for (peer, link) in links[node as usize].iter().filter(|(peer, _)| !is_barred(node, *peer)) {
+            let over = cost.map_or(*link, |cost: Cost| cost.plus(*link));
+            front.push(Reverse((Some(over), *peer, if node == ME { *peer } else { first })));
+        }
+    }
+    None
+}

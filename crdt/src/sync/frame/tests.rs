@@ -55,12 +55,13 @@ fn frames() -> Vec<Frame> {
         difference(Some(End::Statements(true))),
         Frame::Credit(Credit { received: 300, limit: 301 }),
         Frame::Fragment(Fragment { is_last: true, bytes: vec![1, 2] }),
+        Frame::Routed(RawBytes(vec![1, 2])),
     ]
 }
 
 /// The types of these frames, in their order.
-const KINDS: [u8; 26] =
-    [1, 3, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 14, 14, 20, 21, 15, 22, 22, 22, 22, 22, 22, 13, 23];
+const KINDS: [u8; 27] =
+    [1, 3, 6, 7, 8, 9, 10, 11, 12, 16, 17, 18, 19, 14, 14, 20, 21, 15, 22, 22, 22, 22, 22, 22, 13, 23, 24];
 
 const PLACE: Place = Place { generation: 300, position: 5 };
 
@@ -125,6 +126,7 @@ const GOLDEN: &str = "\
 010401
 0dac02ad02
 1701020102
+18020102
 ";
 
 #[test]

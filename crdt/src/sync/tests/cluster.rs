@@ -47,6 +47,8 @@ pub(super) struct Node {
     pub(super) payload_bytes: usize,
     /// Links that were told to be behind.
     pub(super) behind: Vec<LinkId>,
+    /// Messages of the mesh's own that came.
+    pub(super) routed: Vec<(LinkId, Vec<u8>)>,
     /// What probes took, microseconds.
     pub(super) round_trips: Vec<u64>,
     /// Frames that were sent, by their type.
@@ -113,6 +115,7 @@ impl Cluster {
                 acknowledged: BTreeMap::new(),
                 payload_bytes: 0,
                 behind: Vec::new(),
+                routed: Vec::new(),
                 round_trips: Vec::new(),
                 frames: BTreeMap::new(),
                 starts: 1,
@@ -186,6 +189,7 @@ impl Cluster {
                 }
                 Effect::Audit(record) => node.audit.push(*record),
                 Effect::Changed(Changed::Log { .. } | Changed::Statement(_)) => {}
+                Effect::Routed { link, message } => node.routed.push((link, message)),
                 Effect::Behind(link) => node.behind.push(link),
                 Effect::RoundTrip { micros, .. } => node.round_trips.push(micros),
                 Effect::Incarnation(incarnation) => node.incarnation = incarnation,
