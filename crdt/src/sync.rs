@@ -56,18 +56,15 @@ use pending::Pending;
 pub const SEND_BYTES_MAX: usize = 256 * 1024;
 /// Most bytes of control frames that may wait for a peer while messages of the mesh's own are sent to it.
 pub const ROUTED_WAITING_MAX: usize = 512 * 1024;
-/// How long a link may take to say `Hello`, milliseconds.
-pub const HELLO_TIMEOUT_MS: u64 = 10_000;
+/// How long a link may take to greet, and then to answer a first probe, milliseconds. From then on the driver watches over
+/// it, with [`Input::Probe`] and [`Effect::RoundTrip`].
+pub const GREETING_TIMEOUT_MS: u64 = 10_000;
 /// The round trip of a link that was not measured yet, microseconds.
 pub const RTT_MICROS_UNKNOWN: u64 = 200_000;
 /// How long `Have` entries are gathered where nothing else is sent, milliseconds.
 pub const HAVE_MS: u64 = 250;
 /// Roots are compared with one random peer every 30 to 60 s.
 pub const RECONCILE_MS: (u64, u64) = (30_000, 60_000);
-/// A link on which nothing came for this long is probed, milliseconds.
-pub const PROBE_MS: u64 = 5_000;
-/// A link on which nothing came for this long is closed, milliseconds.
-pub const SILENCE_MS: u64 = 15_000;
 /// Most links.
 pub const LINKS_MAX: usize = 256;
 
@@ -211,7 +208,6 @@ impl Engine {
             Input::Frames { frames, judged } => self.receive_frames(now, staged, frames, judged),
             Input::Dropped { link, channel, bytes } => {
                 if let Some(link) = self.links.get_mut(&link) {
-                    link.heard(now);
                     link.fragments.dropped(&bytes);
                 }
                 self.count_payload(link, channel, &bytes);

@@ -163,6 +163,11 @@ impl Liveness {
         self.links.remove(&session);
     }
 
+    /// Whether a link is known here.
+    pub fn is_watched(&self, session: SessionId) -> bool {
+        self.links.contains_key(&session)
+    }
+
     /// Whether a link is not to be used.
     pub fn is_suspect(&self, session: SessionId) -> bool {
         self.links.get(&session).is_some_and(|link| link.suspicion.is_some())

@@ -126,12 +126,11 @@ impl Engine {
     ) {
         self.foreseen = Foreseen::new(judged, self.turn - 1);
         for (at, LinkFrame { link, channel, bytes }) in frames.into_iter().enumerate() {
-            let Some(from) = self.links.get_mut(&link) else { continue };
+            if !self.links.contains_key(&link) {
+                continue;
+            }
             let taken = match self.foreseen.take(at) {
-                Some((run, verdict)) => {
-                    from.heard(now);
-                    self.take_judged(now, staged, Some(link), run, verdict)
-                }
+                Some((run, verdict)) => self.take_judged(now, staged, Some(link), run, verdict),
                 None => self.receive(now, staged, link, &bytes),
             };
             if let Err(error) = taken {

@@ -9,7 +9,7 @@ use super::lacking::Lacking;
 use super::modes::{Modes, Newest, Terms};
 use super::names::Names;
 use super::origins::Origin;
-use super::{Channel, HELLO_TIMEOUT_MS, LinkId, PROBE_MS, RTT_MICROS_UNKNOWN, SILENCE_MS};
+use super::{Channel, GREETING_TIMEOUT_MS, LinkId, RTT_MICROS_UNKNOWN};
 use crate::id::{Actor, DeviceId, Key, Root, StatementId, Time};
 use crate::schema::Class;
 use crate::statement::SignedStatement;
@@ -152,7 +152,8 @@ pub(super) struct Link {
     pub(super) reminded_at: Option<Time>,
     /// Whether this side dialled.
     pub(super) dialled: bool,
-    pub(super) hello_by: Time,
+    /// When the peer must have greeted, and after that when it must have answered a first probe.
+    greeted_by: Time,
     /// Whether our `Hello` is said or on its way; who is not known here says it first.
     pub(super) greets: bool,
     pub(super) sent_root: Option<Root>,
@@ -199,7 +200,6 @@ pub(super) struct Link {
     refused: BTreeMap<Actor, u8>,
     pub(super) early: VecDeque<Vec<u8>>,
     pub(super) early_bytes: usize,
-    pub(super) heard_at: Time,
     /// When changes or a statement came last.
     pub(super) payload_at: Time,
     /// When the probes were sent that are not answered yet, at most [`PROBES_MAX`].
@@ -237,7 +237,7 @@ impl Link {
             served: Terms { modes: Modes::new(own), named: Vec::new() },
             reminded_at: None,
             dialled: false,
-            hello_by: now.plus_millis(HELLO_TIMEOUT_MS),
+            greeted_by: now.plus_millis(GREETING_TIMEOUT_MS),
             greets,
             sent_root: None,
             peer_root: None,
@@ -269,7 +269,6 @@ impl Link {
             refused: BTreeMap::new(),
             early: VecDeque::new(),
             early_bytes: 0,
-            heard_at: now,
             payload_at: Time(0),
             probes: VecDeque::new(),
             rtt_micros: None,
@@ -282,18 +281,25 @@ impl Link {
     }
 
     pub(super) fn timeout(&self) -> Option<Time> {
-        let greeting = (self.phase == Phase::Greeting).then_some(self.hello_by);
-        let silence = if self.is_probed() { SILENCE_MS } else { PROBE_MS };
-        let probe = self.heard_at.plus_millis(silence);
+        let greeting = self.rtt_micros.is_none().then_some(self.greeted_by);
         // While the peer does not read, nothing can be said.
         let have = self.have_by.filter(|_| self.control.is_empty());
         let others = self.standing.timeout().into_iter().chain(self.outflow.stalls_at()).chain(self.paced_by);
-        greeting.into_iter().chain(have).chain(others).chain([probe]).min()
+        greeting.into_iter().chain(have).chain(others).min()
     }
 
-    /// Whether a probe is on its way, and nothing has come since it was sent.
-    pub(super) fn is_probed(&self) -> bool {
-        self.probes.back().is_some_and(|at| *at >= self.heard_at)
+    /// The peer has greeted: it has as long again to answer a first probe.
+    pub(super) fn has_greeted(&mut self, now: Time) {
+        self.greeted_by = now.plus_millis(GREETING_TIMEOUT_MS);
+    }
+
+    /// Why it is to be closed: the peer has not greeted, or answered a first probe, in time.
+    pub(super) fn is_late(&self, now: Time) -> Option<&'static str> {
+        let is_late = self.rtt_micros.is_none() && self.greeted_by <= now;
+        is_late.then_some(match self.phase {
+            Phase::Greeting => "the peer did not say Hello in time",
+            _ => "the peer is silent",
+        })
     }
 
     /// A probe is sent.
@@ -323,11 +329,6 @@ impl Link {
             backlog: self.lacking.len(),
             rtt_micros: self.rtt_micros,
         }
-    }
-
-    /// Something came from the peer.
-    pub(super) fn heard(&mut self, now: Time) {
-        self.heard_at = now;
     }
 
     /// The peer has a log up to `seq`, while this node has stored it up to `stored`.

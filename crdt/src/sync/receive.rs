@@ -32,8 +32,7 @@ impl Engine {
         id: LinkId,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
-        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
-        link.heard(now);
+        let Some(link) = self.links.get(&id) else { return Ok(()) };
         let (has_hello, has_place) = (link.peer_root.is_some(), link.standing.peer.is_some());
         match Frame::decode(bytes) {
             Ok(None) => {}

@@ -5,7 +5,7 @@ use super::lacking::{Need, SHARE_TURN};
 use super::link::{CONTROL_BYTES_MAX, Link, Phase, channel_slot, signers_digest};
 use super::names::Names;
 use super::replica::{LogId, read_run_within};
-use super::{Channel, Effect, Engine, LinkId, PROBE_MS, RECONCILE_MS, ROUTED_WAITING_MAX, SEND_BYTES_MAX, SILENCE_MS};
+use super::{Channel, Effect, Engine, LinkId, RECONCILE_MS, ROUTED_WAITING_MAX, SEND_BYTES_MAX};
 use crate::change::{RawBytes, Run};
 use crate::id::{Actor, StatementId, Time};
 use crate::roster::Standing;
@@ -258,22 +258,16 @@ impl Engine {
 
     pub(super) fn timer(&mut self, now: Time, staged: &Staged<'_>) {
         self.pump_again = false;
-        let late: Vec<LinkId> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.phase == Phase::Greeting && link.hello_by <= now)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in late {
-            self.close(id, "the peer did not say Hello in time");
+        let late: Vec<_> = self.links.iter().filter_map(|(id, link)| Some((*id, link.is_late(now)?))).collect();
+        for (id, reason) in late {
+            self.close(id, reason);
         }
-        self.probe_silent(now);
         self.close_stalled(now);
         self.fetch(now);
         self.compare_timer(now);
         if !self.links.is_empty() && self.reconcile_at <= now {
             self.reconcile_at = self.next_reconcile(now);
-            self.compare_with_one(now);
+            self.compare_with_one();
         }
         self.pump(now, staged, None);
     }
@@ -284,22 +278,6 @@ impl Engine {
         let stalled: Vec<LinkId> = stalled.map(|(id, _)| *id).collect();
         for id in stalled {
             self.close(id, "the peer takes and acknowledges nothing");
-        }
-    }
-
-    /// Probes links on which nothing came for a while, and closes those that stay silent: a TCP connection to a
-    /// machine that lost its power would stand for many minutes.
-    fn probe_silent(&mut self, now: Time) {
-        let silent = |link: &Link, millis| link.heard_at.plus_millis(millis) <= now;
-        let dead: Vec<LinkId> =
-            self.links.iter().filter(|(_, link)| silent(link, SILENCE_MS)).map(|(id, _)| *id).collect();
-        for id in dead {
-            self.close(id, "the peer is silent");
-        }
-        let is_idle = |link: &Link| !link.is_probed() && silent(link, PROBE_MS);
-        let idle: Vec<LinkId> = self.links.iter().filter(|(_, link)| is_idle(link)).map(|(id, _)| *id).collect();
-        for id in idle {
-            self.probe_link(now, id);
         }
     }
 
@@ -324,11 +302,10 @@ impl Engine {
         }
     }
 
-    /// Sends our root to one random link; whoever finds another root compares. Round trips are measured anew.
-    fn compare_with_one(&mut self, now: Time) {
+    /// Sends our root to one random link; whoever finds another root compares.
+    fn compare_with_one(&mut self) {
         let ready: Vec<LinkId> =
             self.links.iter().filter(|(_, link)| link.phase == Phase::Ready).map(|(id, _)| *id).collect();
-        ready.iter().for_each(|id| self.probe(now, *id));
         if ready.is_empty() || !self.unstored.is_empty() {
             return;
         }

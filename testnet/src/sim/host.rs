@@ -6,6 +6,8 @@ use crdt::change::LogName;
 use crdt::id::{Actor, ChangeHash, Time};
 use crdt::sync::{Config, Effect, Engine, Input, RequestId};
 
+use transport::Liveness;
+
 use super::disk::Disk;
 use super::fleet::Fleet;
 use super::plan::Boundary;
@@ -60,7 +62,9 @@ pub(crate) struct Host {
     pub(crate) misbehaves: (u32, u32, u32),
     /// Whether its last handled input made it draw a new incarnation.
     pub(crate) drew: bool,
-    /// The engine's next timer as the world has it, microseconds.
+    /// Which of its links it takes for dead.
+    pub(crate) liveness: Liveness,
+    /// Its next timer as the world has it, microseconds.
     pub(crate) timer_us: Option<u64>,
     /// A sync of what others sent is due.
     pub(crate) group_sync: bool,
@@ -89,6 +93,7 @@ impl Host {
             acknowledged: BTreeMap::new(),
             misbehaves: (0, 0, 0),
             drew: false,
+            liveness: Liveness::default(),
             timer_us: None,
             group_sync: false,
             syncs_until_us: 0,
@@ -136,6 +141,7 @@ impl Host {
         self.inbox.clear();
         self.requests.clear();
         self.dies_at = None;
+        self.liveness = Liveness::default();
         self.timer_us = None;
         self.group_sync = false;
         self.syncs_until_us = 0;
@@ -177,8 +183,10 @@ impl Host {
         u64::try_from(STARTED_MS.saturating_add(now_ms).saturating_add(self.skew_ms)).unwrap_or(0)
     }
 
-    /// The engine's next timer, microseconds.
+    /// Its next timer, microseconds.
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
-        self.engine.as_ref().and_then(Engine::poll_timeout).map(|Time(at)| at)
+        let engine = self.engine.as_ref().and_then(Engine::poll_timeout).map(|Time(at)| at);
+        let alive = self.liveness.poll_timeout().and_then(|at| u64::try_from(at.as_micros()).ok());
+        engine.into_iter().chain(alive).min()
     }
 }

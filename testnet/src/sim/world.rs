@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crdt::change::PreparedChange;
 use crdt::id::{Actor, Time};
 use crdt::statement::SignatureBytes;
-use crdt::sync::{Channel, Input, LinkId, Token};
+use crdt::sync::{Channel, Engine, Input, LinkId, Token};
 
 use super::fleet::Fleet;
 use super::host::{Host, Waiting};
@@ -19,6 +19,7 @@ use super::wire::Session;
 
 mod driver;
 mod links;
+mod liveness;
 pub(crate) mod routes;
 mod steps;
 
@@ -85,6 +86,9 @@ pub(crate) struct Stats {
     pub(crate) refusals: BTreeMap<String, u64>,
     /// From a write to each other node's store, microseconds.
     pub(crate) delays_us: Vec<u64>,
+    /// Links that a node took for dead, and those that it closed for it.
+    pub(crate) suspicions: u64,
+    pub(crate) evictions: u64,
     /// Steps that were done, by their name.
     pub(crate) done: BTreeMap<&'static str, u64>,
     /// From the end of the faults to equal roots, milliseconds.
@@ -351,7 +355,12 @@ impl<'p, 'w> World<'p, 'w> {
             self.timers.insert((host.busy_until_us, node));
             return;
         }
-        self.input(node, Waiting { input: Input::Timer, from: None });
+        let is_due = host.engine.as_ref().and_then(Engine::poll_timeout).is_some_and(|at| at.0 <= now_us);
+        if is_due {
+            self.input(node, Waiting { input: Input::Timer, from: None });
+        }
+        self.judge_links(node);
+        self.set_timer(node);
     }
 
     fn set_timer(&mut self, node: usize) {

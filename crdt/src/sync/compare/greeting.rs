@@ -52,6 +52,10 @@ impl Engine {
         let (Some(peer_root), Some(peer)) = (link.peer_root, standing.peer) else { return Ok(()) };
         standing.greeted = Some(peer.place);
         let opening = standing.opening.take();
+        link.has_greeted(now);
+        self.probe(now, id);
+        let Some(link) = self.links.get_mut(&id) else { return Ok(()) };
+        let standing = &mut link.standing;
         if own_root == peer_root {
             (standing.comparison, standing.over_by) = (None, None);
             standing.is_equal = true;

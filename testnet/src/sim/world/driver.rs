@@ -49,6 +49,7 @@ impl World<'_, '_> {
                 self.watch_arrival(node, peer, *link, bytes);
             }
         }
+        self.watch_link(node, &input);
         let altered = matches!(&input, Input::Frame { bytes, .. }
             if from.is_some_and(|(_, altered)| altered) && matches!(bytes.first(), Some(&STATEMENT | &CHANGES)));
         let original = self.original_of(node, altered, &input);
@@ -130,6 +131,8 @@ impl World<'_, '_> {
                     let host = &mut self.hosts[node];
                     (host.incarnation, host.drew) = (incarnation, true);
                 }
+                Effect::RoundTrip { link, micros } => self.round_trip(node, link, micros),
+                Effect::Behind(link) => self.is_behind(node, link),
                 Effect::Fault(error) => self.breach(Oracle::OpensAgain, format!("node {node}: {error}")),
                 _ => {}
             }

@@ -8,6 +8,7 @@ use crdt::sync::{Input, Parents};
 
 use super::{Event, World};
 use crate::sim::host::Waiting;
+use crate::sim::wire::Session;
 
 /// What a hop costs beside its delay, microseconds.
 const HOP_US: u32 = 500;
@@ -99,7 +100,8 @@ impl World<'_, '_> {
 
     fn graph(&self) -> Graph {
         let mut graph: Graph = vec![Vec::new(); self.hosts.len()];
-        for session in self.sessions.values() {
+        let is_used = |session: &&Session| session.ends.iter().all(|(node, link)| !self.is_suspect(*node, *link));
+        for session in self.sessions.values().filter(is_used) {
             let line = &self.plan.topology.lines[session.line];
             let [a, b] = session.ends.map(|(node, _)| node);
             let cost = u32::try_from(line.delay_us + line.jitter_us / 2).unwrap_or(u32::MAX / 4) + HOP_US;

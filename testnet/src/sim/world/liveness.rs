@@ -1,0 +1,77 @@
+//! Which links hosts take for dead: [`transport::Liveness`], driven as the node does it.
+
+use std::time::Duration;
+
+use crdt::sync::{Input, LinkId};
+use transport::{SessionId, Verdict};
+
+use super::World;
+use crate::sim::host::Waiting;
+
+/// How long a link is silent before it is probed.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+fn session(link: LinkId) -> SessionId {
+    SessionId(link.0)
+}
+
+impl World<'_, '_> {
+    fn moment(&self) -> Duration {
+        Duration::from_micros(self.now_us)
+    }
+
+    /// What an input says of a link, before the engine has it.
+    pub(super) fn watch_link(&mut self, node: usize, input: &Input) {
+        let (now, liveness) = (self.moment(), &mut self.hosts[node].liveness);
+        match input {
+            Input::Frame { link, .. } => liveness.heard(now, session(*link)),
+            Input::LinkDown(link) => liveness.down(session(*link)),
+            _ => {}
+        }
+    }
+
+    /// A probe came back.
+    pub(super) fn round_trip(&mut self, node: usize, link: LinkId, micros: u64) {
+        let (now, rtt) = (self.moment(), Duration::from_micros(micros));
+        let liveness = &mut self.hosts[node].liveness;
+        if !liveness.is_watched(session(link)) {
+            liveness.up(now, session(link), rtt, PROBE_EVERY);
+        }
+        liveness.answered(now, session(link), rtt);
+    }
+
+    /// Another link told of what this one did not bring.
+    pub(super) fn is_behind(&mut self, node: usize, link: LinkId) {
+        let now = self.moment();
+        self.hosts[node].liveness.doubt(now, session(link));
+    }
+
+    pub(super) fn is_suspect(&self, node: usize, link: LinkId) -> bool {
+        self.hosts[node].liveness.is_suspect(session(link))
+    }
+
+    /// Probes and verdicts that are due.
+    pub(super) fn judge_links(&mut self, node: usize) {
+        let now = self.moment();
+        self.hosts[node].liveness.timer(now);
+        while let Some(verdict) = self.hosts[node].liveness.poll_verdict() {
+            self.note(node, "verdict", format!("{verdict:?}").as_bytes());
+            match verdict {
+                Verdict::Probe(session) => {
+                    self.input(node, Waiting { input: Input::Probe(LinkId(session.0)), from: None });
+                }
+                Verdict::Suspect(_) => {
+                    self.stats.suspicions += 1;
+                    self.routes_changed();
+                }
+                Verdict::Clear(_) => self.routes_changed(),
+                Verdict::Evict(session) => {
+                    let link = LinkId(session.0);
+                    self.stats.evictions += 1;
+                    self.closed_by(node, link);
+                    self.input(node, Waiting { input: Input::LinkDown(link), from: None });
+                }
+            }
+        }
+    }
+}
