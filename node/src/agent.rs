@@ -492,7 +492,7 @@ impl Node {
     fn note_seeds(&mut self) {
         for seed in self.folder.seeds() {
             if let Ok(peer) = seed.peer.parse() {
-                self.neighbours.add_addresses(peer, vec![seed.address]);
+                self.neighbours.add_addresses(self.now(), peer, vec![seed.address]);
             }
         }
         self.read_link_documents();

@@ -176,7 +176,7 @@ impl Forwarder {
         }
     }
 
-    /// A message came from a neighbour.
+    /// A message came from a neighbour. What it says of the link is the owner's affair.
     ///
     /// # Errors
     ///
@@ -203,6 +203,7 @@ impl Forwarder {
             }
             Message::Answer(answer) => self.answered(answer),
             Message::NoWay(no_way) => self.given_back(peer, no_way, routes),
+            Message::Unheard => {}
         }
         Ok(())
     }

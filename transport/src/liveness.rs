@@ -1,11 +1,13 @@
 //! Which links are alive. Bytes that come are the heartbeat; where they stay away, probes decide.
 //!
 //! A link that is silent is probed every two seconds (the owner says how often), so of its two ends mostly one does; one on
-//! which bytes come every eight seconds; and either sooner where it is in use and silent for longer than
+//! which little comes every eight seconds, and one in use every second, for its round trip; and either sooner where it is in use and silent for longer than
 //! its gaps are, where an answer is due, or where the owner doubts it. A probe that stays unanswered is followed by two more;
 //! if none of the three is answered the link is *suspect*: the owner stops using it at once. It is probed on, and *cleared*
 //! once it has answered for a while, for longer each time (a link that flaps is damped); who does not answer for seven
-//! seconds is *evicted*. While bytes come, answers have a second: only one direction may be lost.
+//! seconds is *evicted*. While bytes come, answers have 600 ms: only one direction may be lost. Where the other is, the peer
+//! takes the link for dead first, and says so (`unheard`, as in BFD, RFC 5880 6.8.6): then one probe decides. A link that may have changed is
+//! *examined*: sixteen probes, whatever comes of each.
 //!
 //! **The sick one may be this node.** Where a timer fires more than 100 ms late, no link is accused: all probes start anew
 //! (as Lifeguard suspects itself first, Dadgar et al. 2018). Pure: times are handed in, since any fixed moment.
@@ -33,10 +35,18 @@ const SPACING_MAX: Duration = Duration::from_secs(1);
 const RTT_MIN: Duration = Duration::from_millis(1);
 /// Unanswered probes that make a link suspect.
 const PROBES: u32 = 3;
-/// A link on which bytes come is probed less often, by this.
+/// A link on which little comes is probed less often, by this.
 const PROBED_BY_PEER: u32 = 4;
-/// How long answers may stay away while bytes come.
-const ONE_WAY: Duration = Duration::from_secs(1);
+/// A link on which so much came since its last answer is in use, and probed more often, by this.
+const IN_USE: u32 = 8;
+const PROBED_IN_USE: u32 = 2;
+/// Probes of a link that is examined. One is at a time: where answers of many links are late, this node may be slow, and
+/// more probes would make it slower.
+const EXAMINED: u32 = 16;
+const EXAMINED_EVERY: Duration = Duration::from_secs(1);
+/// How long answers may stay away while bytes come: this, and four round trips.
+const ONE_WAY: Duration = Duration::from_millis(600);
+const ONE_WAY_RTTS: u32 = 4;
 /// A suspect link that answers nothing for so long is evicted.
 const EVICT: Duration = Duration::from_secs(7);
 /// A suspect link is probed this often at least.
@@ -68,6 +78,14 @@ struct Burst {
     since: Duration,
     sent: u32,
     next: Duration,
+    /// The peer says that it hears nothing: one probe decides, whatever comes of it.
+    is_unheard: bool,
+}
+
+impl Burst {
+    fn at(next: Duration) -> Burst {
+        Burst { since: next, sent: 0, next, is_unheard: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -88,6 +106,11 @@ struct Link {
     /// Since when probes are sent to a peer that does not stand still.
     cleared_at: Duration,
     gaps: Gaps,
+    /// How often something came since the last answer.
+    heard_since: u32,
+    /// Probes that are to be sent to examine it, and when the next one is due.
+    to_examine: u32,
+    examine_at: Duration,
     /// Since when an answer is due that is not a probe's.
     awaited_since: Option<Duration>,
     burst: Option<Burst>,
@@ -117,15 +140,17 @@ impl Link {
         // as well.
         let regular = (self.heard_at + self.probe_every).min(self.answered_at + self.probe_every * PROBED_BY_PEER);
         let silent = self.gaps.longest().map(|gap| self.heard_at + (gap * GAPS).max(SILENCE_MIN));
+        let in_use = (self.heard_since >= IN_USE).then(|| self.answered_at + self.probe_every / PROBED_IN_USE);
         let awaited = self.awaited_since.map(|since| since + (self.rtt * 3).max(SILENCE_MIN));
-        [Some(regular), silent, awaited].into_iter().flatten().min().unwrap_or(regular)
+        [Some(regular), in_use, silent, awaited].into_iter().flatten().min().unwrap_or(regular)
     }
 
     fn timeout(&self) -> Duration {
         let evict = self.suspicion.filter(|suspicion| suspicion.answers_since.is_none());
         let evict = evict.map(|suspicion| suspicion.silent_since + EVICT);
         let probes = self.burst.map_or_else(|| self.probe_at(), |burst| burst.next);
-        evict.map_or(probes, |evict| evict.min(probes))
+        let examine = (self.to_examine > 0).then_some(self.examine_at);
+        [Some(probes), examine, evict].into_iter().flatten().min().unwrap_or(probes)
     }
 }
 
@@ -134,6 +159,8 @@ impl Link {
 pub struct Liveness {
     links: BTreeMap<SessionId, Link>,
     verdicts: VecDeque<Verdict>,
+    /// No link is examined before.
+    examine_at: Duration,
     /// No link has anything to do before.
     wake_at: Option<Duration>,
 }
@@ -148,6 +175,9 @@ impl Liveness {
             rtt: rtt.max(RTT_MIN),
             cleared_at: Duration::ZERO,
             gaps: Gaps::default(),
+            heard_since: 0,
+            to_examine: 0,
+            examine_at: now,
             awaited_since: None,
             burst: None,
             suspicion: None,
@@ -179,6 +209,19 @@ impl Liveness {
         link.gaps.note(now.saturating_sub(link.heard_at));
         link.heard_at = now;
         link.awaited_since = None;
+        link.heard_since = link.heard_since.saturating_add(1);
+        if link.heard_since == IN_USE {
+            let at = link.timeout();
+            self.wake_by(at);
+        }
+    }
+
+    /// The link may be another than before: it is probed sixteen times, unless this or another one was of late.
+    pub fn examine(&mut self, now: Duration, session: SessionId) {
+        let Some(link) = self.links.get_mut(&session).filter(|_| self.examine_at <= now) else { return };
+        (link.to_examine, link.examine_at) = (EXAMINED, now);
+        self.examine_at = now + EXAMINED_EVERY;
+        self.wake_by(now);
     }
 
     /// Something was sent to which an answer is due.
@@ -193,7 +236,16 @@ impl Liveness {
     pub fn doubt(&mut self, now: Duration, session: SessionId) {
         let Some(link) = self.links.get_mut(&session) else { return };
         if link.burst.is_none() {
-            link.burst = Some(Burst { since: now, sent: 0, next: now });
+            link.burst = Some(Burst::at(now));
+            self.wake_by(now);
+        }
+    }
+
+    /// The peer says that it got no answer to its probes.
+    pub fn unheard(&mut self, now: Duration, session: SessionId) {
+        let Some(link) = self.links.get_mut(&session).filter(|link| link.suspicion.is_none()) else { return };
+        if link.burst.is_none_or(|burst| !burst.is_unheard) {
+            link.burst = Some(Burst { is_unheard: true, ..Burst::at(now) });
             self.wake_by(now);
         }
     }
@@ -202,7 +254,7 @@ impl Liveness {
     /// stood still.
     pub fn answered(&mut self, now: Duration, session: SessionId, rtt: Duration) -> bool {
         let Some(link) = self.links.get_mut(&session) else { return false };
-        (link.heard_at, link.answered_at, link.burst) = (now, now, None);
+        (link.heard_at, link.answered_at, link.heard_since, link.burst) = (now, now, 0, None);
         let counts = link.suspicion.is_none() && now.saturating_sub(rtt) >= link.cleared_at;
         if counts {
             link.rtt = rtt.min(link.rtt * 2).max(RTT_MIN);
@@ -214,8 +266,7 @@ impl Liveness {
                 (link.suspicion, link.cleared_at) = (None, now);
                 self.verdicts.push_back(Verdict::Clear(session));
             } else {
-                let next = now + link.spacing();
-                link.burst = Some(Burst { since: next, sent: 0, next });
+                link.burst = Some(Burst::at(now + link.spacing()));
             }
         }
         let at = link.timeout();
@@ -255,7 +306,7 @@ impl Liveness {
         for link in self.links.values_mut() {
             link.heard_at = now;
             link.awaited_since = link.awaited_since.map(|_| now);
-            link.burst = link.burst.map(|_| Burst { since: now, sent: 0, next: now });
+            link.burst = link.burst.map(|_| Burst::at(now));
             if let Some(suspicion) = &mut link.suspicion {
                 suspicion.silent_since = now;
             }
@@ -270,10 +321,20 @@ impl Liveness {
             self.links.remove(&session);
             return self.verdicts.push_back(Verdict::Evict(session));
         }
+        if link.to_examine > 0 && link.examine_at <= now {
+            link.to_examine -= 1;
+            link.examine_at = now + SPACING_MIN;
+            self.verdicts.push_back(Verdict::Probe(session));
+        }
+        if link.burst.map_or_else(|| link.probe_at(), |burst| burst.next) > now {
+            return;
+        }
         let spacing = link.spacing();
-        let burst = link.burst.get_or_insert(Burst { since: now, sent: 0, next: now });
-        let is_heard = link.heard_at > burst.since && now < burst.since + ONE_WAY;
-        if burst.sent >= PROBES && !is_heard {
+        let one_way = ONE_WAY.max(link.rtt * ONE_WAY_RTTS);
+        let burst = link.burst.get_or_insert(Burst::at(now));
+        let is_heard = link.heard_at > burst.since && now < burst.since + one_way;
+        let is_over = if burst.is_unheard { burst.sent > 0 } else { burst.sent >= PROBES && !is_heard };
+        if is_over {
             let has_answered = link.suspicion.as_mut().and_then(|suspicion| suspicion.answers_since.take());
             match &mut link.suspicion {
                 // It answered and fell silent again.

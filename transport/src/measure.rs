@@ -2,7 +2,9 @@
 //!
 //! The least round trip of the last ten seconds is the link's own delay, without the queues of the moment (as in BBR,
 //! Cardwell et al. 2016). What is announced stays until the link left a dead-band around it, so that an idle fleet
-//! announces nothing. Pure: times are handed in, since any fixed moment.
+//! announces nothing. What changes much is seen sooner: four late round trips in a row are the link's new delay, and three
+//! late ones of the last eight are its loss, whatever was before; a late one asks for more at once ([`Meter::is_in_doubt`]).
+//! Pure: times are handed in, since any fixed moment.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -17,10 +19,17 @@ const JITTER_SHARE: u64 = 16;
 const PROBES: u32 = u64::BITS;
 /// Before so many probes were answered, nothing is said of loss.
 const PROBES_MIN: u32 = 8;
+/// The last so many probes speak for themselves where at least so many of them were late.
+const RECENT: u32 = 8;
+const RECENT_LATE: u32 = 3;
+/// After so many in a row that were not, what was lost before is forgotten.
+const RECOVERED: u32 = 24;
+/// So many late round trips in a row are no losses.
+const SHIFTED: u32 = 4;
 /// Before so many probes were answered nothing is announced, and the one before is forgotten: it finds both ends busy with
 /// greeting.
 const ANSWERS_MIN: u32 = 2;
-/// A probe that took longer than twice the least round trip and this was lost once, microseconds.
+/// A probe that took half as long again as the least round trip and this was lost once, microseconds.
 const LATE_MICROS: u64 = 20_000;
 
 /// What a link is like.
@@ -36,6 +45,12 @@ pub struct Measured {
 }
 
 impl Measured {
+    /// Whether others should hear of it at once: the round trip has doubled, or a tenth more is lost.
+    pub fn is_much_worse_than(&self, before: &Measured) -> bool {
+        self.rtt_micros > before.rtt_micros.saturating_mul(2).saturating_add(LATE_MICROS)
+            || self.loss_ppm > before.loss_ppm.saturating_add(100_000)
+    }
+
     /// Whether another measurement is so different that it is worth announcing: a share of it, and an amount.
     fn is_left_by(&self, now: &Measured) -> bool {
         let leaves = |was: u64, is: u64, share: u64, amount: u64| was.abs_diff(is) > was.max(is) / share + amount;
@@ -64,13 +79,22 @@ impl Meter {
             (self.samples, self.late) = (VecDeque::new(), 0);
         }
         let least = self.samples.iter().map(|(_, rtt)| *rtt).min().unwrap_or(rtt_micros).min(rtt_micros);
-        let is_late = rtt_micros > least.saturating_mul(2).saturating_add(LATE_MICROS);
+        let is_late = rtt_micros > least.saturating_add(least / 2).saturating_add(LATE_MICROS);
         if !is_late {
             self.jitter = (self.jitter - self.jitter / JITTER_SHARE).saturating_add(rtt_micros - least);
         }
         self.late = self.late << 1 | u64::from(is_late);
         self.answered = self.answered.saturating_add(1);
         self.samples.push_back((now, rtt_micros));
+        if self.late.trailing_zeros() >= RECOVERED {
+            self.late = 0;
+        }
+        let in_a_row = self.late.trailing_ones();
+        if in_a_row >= SHIFTED {
+            // They are the link's delay now.
+            self.samples.drain(..self.samples.len().saturating_sub(in_a_row as usize));
+            self.late = self.late.checked_shr(in_a_row).unwrap_or(0);
+        }
         // The last one stays, however old.
         while self.samples.len() > 1 {
             let is_old = self.samples.front().is_some_and(|(at, _)| *at + WINDOW < now);
@@ -85,8 +109,13 @@ impl Meter {
     pub fn measured(&self) -> Option<Measured> {
         let rtt_micros = self.samples.iter().map(|(_, rtt)| *rtt).min()?;
         let probes = self.answered.min(PROBES);
-        let late = u64::from(self.late.count_ones());
-        let loss_ppm = if probes < PROBES_MIN { 0 } else { late * 1_000_000 / (2 * u64::from(probes)) };
+        let loss = |late: u32, probes: u32| u64::from(late) * 1_000_000 / (2 * u64::from(probes));
+        let recent = (self.late & ((1 << RECENT) - 1)).count_ones();
+        let loss_ppm = match probes {
+            ..PROBES_MIN => 0,
+            _ if recent >= RECENT_LATE => loss(recent, RECENT).max(loss(self.late.count_ones(), probes)),
+            _ => loss(self.late.count_ones(), probes),
+        };
         Some(Measured { rtt_micros, jitter_micros: self.jitter / JITTER_SHARE, loss_ppm })
     }
 
@@ -101,6 +130,11 @@ impl Meter {
             self.announced = now;
         }
         has_left
+    }
+
+    /// Whether the last round trip was late: some more at once tell whether the link has changed.
+    pub fn is_in_doubt(&self) -> bool {
+        self.late & 1 == 1
     }
 
     /// Whether the link is so new that it should be probed again at once.
@@ -156,6 +190,35 @@ mod tests {
         assert_eq!(meter.measured().map(|measured| measured.loss_ppm), Some(125_000));
         let meter = after([20_000, 70_000]);
         assert_eq!(meter.measured().map(|measured| measured.loss_ppm), Some(0), "two probes prove nothing");
+    }
+
+    #[test]
+    fn a_link_that_is_much_slower_is_so_after_four_round_trips() {
+        let steady = || std::iter::repeat_n(20_000, 64);
+        let measured = |rtts: &[u64]| after(steady().chain(rtts.iter().copied())).measured().unwrap();
+        assert_eq!(measured(&[200_000; 3]).rtt_micros, 20_000, "they may have been lost");
+        let slower = measured(&[200_000, 201_000, 200_500, 200_200]);
+        assert_eq!((slower.rtt_micros, slower.loss_ppm), (200_000, 0));
+        let back = measured(&[200_000, 201_000, 200_500, 200_200, 21_000]);
+        assert_eq!(back.rtt_micros, 21_000, "a faster one is believed at once");
+        let mut meter = after(steady().chain([200_000]));
+        assert!(meter.is_in_doubt());
+        meter.answered(Duration::from_secs(200), 20_000);
+        assert!(!meter.is_in_doubt());
+    }
+
+    #[test]
+    fn a_link_that_loses_much_does_so_after_eight_round_trips() {
+        let loss =
+            |rtts: &[u64]| after(std::iter::repeat_n(20_000, 64).chain(rtts.iter().copied())).measured().unwrap();
+        let lossy = loss(&[90_000, 20_000, 90_000, 90_000, 20_000, 90_000]);
+        assert_eq!(loss(&[90_000, 20_000, 90_000, 20_000, 20_000, 90_000]).loss_ppm, 187_500);
+        assert_eq!((lossy.rtt_micros, lossy.loss_ppm), (20_000, 250_000));
+        let recovers =
+            |times| loss(&[&[90_000, 20_000, 90_000, 90_000, 20_000, 90_000][..], &vec![20_000; times]].concat());
+        assert!(recovers(22).loss_ppm > 20_000 && recovers(24).loss_ppm == 0);
+        let rarely = loss(&[90_000, 20_000, 20_000, 90_000, 20_000, 20_000, 20_000]);
+        assert!(rarely.loss_ppm < 30_000, "{rarely:?}");
     }
 
     #[test]

@@ -88,6 +88,8 @@ pub(super) struct Outflow {
     is_starting: bool,
     /// Rates of late, bytes a second, each greater than all after it.
     rates: VecDeque<(Time, u64)>,
+    /// The last of these of which it is known that the link took no more, bytes a second.
+    delivery_rate: Option<u64>,
     /// The shortest round trip of late, microseconds, and when it was measured.
     rtt: Option<(u64, Time)>,
     /// Since when little is sent, so that the round trip is measured without a queue.
@@ -107,6 +109,7 @@ impl Outflow {
             window: WINDOW_FIRST,
             is_starting: true,
             rates: VecDeque::new(),
+            delivery_rate: None,
             rtt: None,
             drains_since: None,
             paced_until: now,
@@ -142,6 +145,11 @@ impl Outflow {
     /// The rate at which frames arrive, bytes a second, where it is known.
     pub(super) fn rate(&self) -> Option<u64> {
         self.rates.front().map(|(_, rate)| *rate)
+    }
+
+    /// The rate that the link was last seen to take while there was more to send, bytes a second.
+    pub(super) fn delivery_rate(&self) -> Option<u64> {
+        self.delivery_rate
     }
 
     /// A frame is sent.
@@ -212,6 +220,9 @@ impl Outflow {
         let kept = RATE_MICROS.max(self.rtt.map_or(0, |(least, _)| 8 * least));
         while self.rates.len() > 1 && self.rates.front().is_some_and(|(at, _)| at.plus_micros(kept) < now) {
             self.rates.pop_front();
+        }
+        if frame.is_full && !self.is_starting {
+            self.delivery_rate = self.rate();
         }
     }
 

@@ -63,6 +63,8 @@ pub struct LinkSummary {
     pub backlog: usize,
     /// The round trip of the last probe, microseconds; links are probed only while they are idle.
     pub rtt_micros: Option<u64>,
+    /// The rate that the link was last seen to take while there was more to send, bytes a second.
+    pub delivery_rate: Option<u64>,
 }
 
 /// Logs of which the peer holds another branch.
@@ -328,6 +330,7 @@ impl Link {
             is_ready: self.phase == Phase::Ready,
             backlog: self.lacking.len(),
             rtt_micros: self.rtt_micros,
+            delivery_rate: self.outflow.delivery_rate(),
         }
     }
 

@@ -120,9 +120,15 @@ impl Node {
     /// A message of a request came over a link.
     pub(super) fn routed(&mut self, link: LinkId, message: &[u8]) {
         let Some(peer) = self.sessions.get(&link).map(|session| PeerKey(session.peer.0)) else { return };
-        let now = moment(self.now());
-        let (forwarder, routes) = (&mut self.forwarding.forwarder, &self.routing.routes);
-        let taken = Message::decode(message).and_then(|message| forwarder.message(now, peer, message, routes));
+        let now = self.now();
+        let taken = match Message::decode(message) {
+            Ok(Message::Unheard) => {
+                self.routing.unheard(now, link);
+                Ok(())
+            }
+            Ok(message) => self.forwarding.forwarder.message(moment(now), peer, message, &self.routing.routes),
+            Err(malformed) => Err(malformed),
+        };
         match taken {
             Ok(()) => self.forward_actions(),
             Err(malformed) => self.close_link(link, &malformed.to_string()),
@@ -165,6 +171,13 @@ impl Node {
             self.routing.awaits(now, link);
         }
         self.engine.handle(now, Input::Route { link, message: message.encode() }, &self.writer);
+    }
+
+    /// Tells a peer that it did not answer: if it is there, nothing of it arrives here.
+    pub(super) fn say_unheard(&mut self, link: LinkId) {
+        let now = self.now();
+        self.engine.handle(now, Input::Route { link, message: Message::Unheard.encode() }, &self.writer);
+        self.effects();
     }
 
     /// A question for this device; what is not signed by who asks is not answered.

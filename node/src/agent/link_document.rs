@@ -15,6 +15,8 @@ pub(crate) struct Report {
     pub(crate) since_ms: u64,
     /// What the link is like, where it was measured.
     pub(crate) measured: Option<(Measured, LinkKind)>,
+    /// What it was last seen to take while there was more to send, bytes a second.
+    pub(crate) rate: Option<u64>,
 }
 
 /// A `link` document as it is understood.
@@ -52,7 +54,8 @@ impl LinkDocument {
                 Some(Value::Timestamp(millis)) => u64::try_from(*millis).unwrap_or(0),
                 _ => 0,
             };
-            Some((device, Report { is_up: *is_up, since_ms, measured: read_measured(&field) }))
+            let rate = read_number(&field, "rate_bytes_per_second");
+            Some((device, Report { is_up: *is_up, since_ms, measured: read_measured(&field), rate }))
         });
         LinkDocument {
             addresses: addresses.collect(),
@@ -85,6 +88,9 @@ impl LinkDocument {
                 put("loss_ppm", Value::Uint(measured.loss_ppm));
                 put("kind", Value::Text(text_of(kind).to_owned()));
             }
+            if let Some(rate) = report.rate {
+                put("rate_bytes_per_second", Value::Uint(rate));
+            }
         }
         values
     }
@@ -109,12 +115,16 @@ fn devices_in(view: &View) -> BTreeSet<DeviceId> {
     ids.filter_map(|id| id.parse().ok()).collect()
 }
 
-fn read_measured<'a>(field: &impl Fn(&str) -> Option<&'a Value>) -> Option<(Measured, LinkKind)> {
-    let number = |name: &str| match field(name) {
+fn read_number<'a>(field: &impl Fn(&str) -> Option<&'a Value>, name: &str) -> Option<u64> {
+    match field(name) {
         Some(Value::Uint(number)) => Some(*number),
         Some(Value::Int(number)) => u64::try_from(*number).ok(),
         _ => None,
-    };
+    }
+}
+
+fn read_measured<'a>(field: &impl Fn(&str) -> Option<&'a Value>) -> Option<(Measured, LinkKind)> {
+    let number = |name| read_number(field, name);
     let measured = Measured {
         rtt_micros: number("rtt_microsecond")?,
         jitter_micros: number("jitter_microsecond").unwrap_or(0),
@@ -151,8 +161,8 @@ mod tests {
 
     fn document() -> LinkDocument {
         let measured = Measured { rtt_micros: 20_000, jitter_micros: 300, loss_ppm: 7_800 };
-        let up = Report { is_up: true, since_ms: 7, measured: Some((measured, LinkKind::Lan)) };
-        let down = Report { is_up: false, since_ms: 9, measured: None };
+        let up = Report { is_up: true, since_ms: 7, measured: Some((measured, LinkKind::Lan)), rate: Some(2_500_000) };
+        let down = Report { is_up: false, since_ms: 9, measured: None, rate: None };
         LinkDocument {
             addresses: vec!["/ip4/192.0.2.1/tcp/4410".to_owned(), "/ip4/192.0.2.2/tcp/4410".to_owned()],
             neighbours: BTreeMap::from([(DeviceId([2; 32]), up), (DeviceId([3; 32]), down)]),
@@ -180,7 +190,8 @@ mod tests {
         assert_eq!(of("kind"), Some(Value::Text("lan".to_owned())));
         assert_eq!(values.get("metered"), Some(&Value::Bool(true)));
         assert_eq!(values.get("battery"), Some(&Value::Bool(true)));
-        assert_eq!(values.len(), 12, "{values:?}");
+        assert_eq!(of("rate_bytes_per_second"), Some(Value::Uint(2_500_000)));
+        assert_eq!(values.len(), 13, "{values:?}");
         assert_eq!(LinkDocument::default().values(), BTreeMap::new(), "what is not so is not said");
     }
 

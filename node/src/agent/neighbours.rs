@@ -18,6 +18,8 @@ use super::{Node, announced};
 
 /// Backoff of dials: 200 ms doubling to 15 s, half as much more or less by chance.
 const BACKOFF_MS: RangeInclusive<u64> = 200..=15_000;
+/// It goes on doubling to this, milliseconds, where other devices lead to the peer: then nobody waits for the link.
+const BACKOFF_REACHED_MS: u64 = 240_000;
 /// After a session that either side closed for a reason, milliseconds.
 const CLOSED_BACKOFF_MS: u64 = 10_000;
 /// A dial that says nothing is over after this many milliseconds.
@@ -41,6 +43,8 @@ struct Peer {
     found: Vec<String>,
     is_member: bool,
     is_up: bool,
+    /// Whether a way leads there.
+    is_reached: bool,
     failures: u32,
     next_try: Time,
     errors: Vec<String>,
@@ -108,8 +112,15 @@ impl Neighbours {
     }
 
     /// The newest addresses come first, in the order in which the peer prefers them.
-    pub(super) fn add_addresses(&mut self, peer: Key, addresses: Vec<String>) {
-        put_first(&mut self.peers.entry(peer).or_default().addresses, addresses, ADDRESSES_MAX);
+    /// One that is new is tried soon.
+    pub(super) fn add_addresses(&mut self, now: Time, peer: Key, addresses: Vec<String>) {
+        let wait = self.jittered(*BACKOFF_MS.start());
+        let known = self.peers.entry(peer).or_default();
+        if known.failures > 0 && addresses.iter().any(|address| !known.addresses.contains(address)) {
+            known.failures = 0;
+            known.next_try = known.next_try.min(now.plus_millis(wait));
+        }
+        put_first(&mut known.addresses, addresses, ADDRESSES_MAX);
     }
 
     /// A peer was seen on the local network: members are dialled at once.
@@ -149,13 +160,27 @@ impl Neighbours {
     }
 
     pub(super) fn dial_failed(&mut self, now: Time, peer: Key, errors: Vec<String>) {
-        let failures = self.peers.get(&peer).map_or(0, |known| known.failures);
-        let backoff = (BACKOFF_MS.start() << failures.min(10)).min(*BACKOFF_MS.end());
+        let Some((failures, is_reached)) = self.peers.get(&peer).map(|known| (known.failures, known.is_reached)) else {
+            return;
+        };
+        let most = if is_reached { BACKOFF_REACHED_MS } else { *BACKOFF_MS.end() };
+        let backoff = (BACKOFF_MS.start() << failures.min(20)).min(most);
         let wait = self.jittered(backoff);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.failures += 1;
             known.next_try = now.plus_millis(wait);
             known.errors = errors;
+        }
+    }
+
+    /// Other devices lead to a peer, or no longer. Where that changes it has begun to run, or the mesh has come apart: it is
+    /// dialled as if for the first time.
+    pub(super) fn reach_changed(&mut self, now: Time, peer: Key, is_reached: bool) {
+        let wait = self.jittered(*BACKOFF_MS.start());
+        let Some(known) = self.peers.get_mut(&peer) else { return };
+        if std::mem::replace(&mut known.is_reached, is_reached) != is_reached && known.failures > 0 {
+            known.failures = 0;
+            known.next_try = known.next_try.min(now.plus_millis(wait));
         }
     }
 
@@ -207,9 +232,10 @@ impl Neighbours {
         self.schedule_report(now);
     }
 
-    /// What a link is like left its dead-bands, or what the device runs on changed.
-    pub(super) fn link_measured(&mut self, now: Time) {
-        self.report_after(now, MEASURED_MS);
+    /// What a link is like left its dead-bands, or what the device runs on changed; others who use a link that is much worse
+    /// hear of it as soon as of one that is gone.
+    pub(super) fn link_measured(&mut self, now: Time, is_much_worse: bool) {
+        self.report_after(now, if is_much_worse { GATHER_MS } else { MEASURED_MS });
     }
 
     fn schedule_report(&mut self, now: Time) {
@@ -266,7 +292,7 @@ impl Node {
         self.links_reported(device);
         let key = self.engine.replica().roster().key_of(&device).filter(|_| self.is_member(&device));
         if let Some(key) = key.filter(|_| device != self.device()) {
-            self.neighbours.add_addresses(key, addresses);
+            self.neighbours.add_addresses(self.now(), key, addresses);
         }
     }
 
@@ -305,6 +331,7 @@ impl Node {
                 is_up,
                 since_ms: kept.map_or_else(|| self.clock.wall_ms(), |report| report.since_ms),
                 measured: up.get(device).and_then(|link| self.routing.announced(link)),
+                rate: up.get(device).and_then(|link| self.routing.rate(link)),
             }
         };
         LinkDocument {
@@ -329,7 +356,7 @@ mod tests {
         let mut now = Time(1_000_000);
         neighbours.set_members(now, vec![peer(1), peer(2)], &BTreeSet::new(), &BTreeSet::new());
         assert_eq!(neighbours.poll_timeout(), None, "nobody knows where they are");
-        neighbours.add_addresses(peer(1), vec!["/ip4/127.0.0.1/tcp/1".to_owned()]);
+        neighbours.add_addresses(now, peer(1), vec!["/ip4/127.0.0.1/tcp/1".to_owned()]);
         let mut waits = Vec::new();
         for _ in 0..12 {
             now = now.max(neighbours.poll_timeout().expect("a peer that is down is tried for ever"));
@@ -339,6 +366,19 @@ mod tests {
             waits.push(neighbours.poll_timeout().map_or(0, |at| at.0 - now.0) / 1000);
         }
         assert!(waits[0] < 301 && waits[11] >= 7_500 && waits[11] <= 22_500, "{waits:?}");
+        neighbours.reach_changed(now, peer(1), true);
+        (0..20).for_each(|_| neighbours.dial_failed(now, peer(1), Vec::new()));
+        let wait = |neighbours: &Neighbours| neighbours.poll_timeout().map_or(0, |at| at.0 - now.0) / 1000;
+        assert!((120_000..=360_000).contains(&wait(&neighbours)), "others lead there: {}", wait(&neighbours));
+        neighbours.reach_changed(now, peer(1), true);
+        assert!(wait(&neighbours) >= 120_000, "nothing changed");
+        neighbours.reach_changed(now, peer(1), false);
+        assert!(wait(&neighbours) <= 300, "nobody leads there any more");
+        (0..20).for_each(|_| neighbours.dial_failed(now, peer(1), Vec::new()));
+        neighbours.add_addresses(now, peer(1), vec!["/ip4/127.0.0.1/tcp/1".to_owned()]);
+        assert!(wait(&neighbours) > 300, "it is said again");
+        neighbours.add_addresses(now, peer(1), vec!["/ip4/127.0.0.1/tcp/2".to_owned()]);
+        assert!(wait(&neighbours) <= 300, "a new address");
         neighbours.link_up(now, peer(1));
         assert_eq!(neighbours.poll_timeout(), None);
         neighbours.link_down(now, 7, peer(1));
@@ -349,10 +389,10 @@ mod tests {
     fn the_newest_addresses_come_first_as_the_peer_orders_them() {
         let mut neighbours = Neighbours::new(1);
         let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        neighbours.add_addresses(peer(1), list(&["a", "b"]));
-        neighbours.add_addresses(peer(1), list(&["c", "b"]));
+        neighbours.add_addresses(Time(1), peer(1), list(&["a", "b"]));
+        neighbours.add_addresses(Time(1), peer(1), list(&["c", "b"]));
         assert_eq!(neighbours.addresses(&peer(1)), list(&["c", "b", "a"]));
-        neighbours.add_addresses(peer(1), (0..40).map(|number| number.to_string()).collect());
+        neighbours.add_addresses(Time(1), peer(1), (0..40).map(|number| number.to_string()).collect());
         assert_eq!(neighbours.addresses(&peer(1)).len(), ADDRESSES_MAX);
     }
 
@@ -366,7 +406,7 @@ mod tests {
         neighbours.set_members(now, vec![peer(1)], &BTreeSet::new(), &BTreeSet::new());
         neighbours.discovered(now, peer(1), list(&["x"]));
         assert_eq!(neighbours.take_due(now), [(peer(1), list(&["x"]))], "it is dialled where nothing else is known");
-        neighbours.add_addresses(peer(1), list(&["a", "b"]));
+        neighbours.add_addresses(Time(1), peer(1), list(&["a", "b"]));
         for number in 0..100 {
             neighbours.discovered(now, peer(1), (0..20).map(|part| format!("{number}.{part}")).collect());
         }

@@ -34,6 +34,19 @@ const POWER_SOURCE: &str = "power.source";
 struct Measuring {
     meter: Meter,
     kind: LinkKind,
+    /// What is announced of the rate that it takes, bytes a second.
+    rate: Option<u64>,
+}
+
+impl Measuring {
+    /// Takes over a rate, where it has halved or doubled. Whether it has.
+    fn note_rate(&mut self, now: Option<u64>) -> bool {
+        let has_changed =
+            |was: Option<u64>, now: u64| was.is_none_or(|was| was.max(now) > was.min(now).saturating_mul(2));
+        let Some(now) = now.filter(|now| has_changed(self.rate, *now)) else { return false };
+        self.rate = Some(now);
+        true
+    }
 }
 
 /// What the node knows of ways.
@@ -84,6 +97,11 @@ impl Routing {
         self.liveness.awaits(moment(now), SessionId(link.0));
     }
 
+    /// The peer says that it hears nothing of this node.
+    pub(super) fn unheard(&mut self, now: Time, link: LinkId) {
+        self.liveness.unheard(moment(now), SessionId(link.0));
+    }
+
     /// Whether a link is not to be used.
     pub(crate) fn is_suspect(&self, link: &LinkId) -> bool {
         self.liveness.is_suspect(SessionId(link.0))
@@ -103,6 +121,11 @@ impl Routing {
     pub(super) fn announced(&self, link: &LinkId) -> Option<(Measured, LinkKind)> {
         let link = self.measuring.get(link)?;
         Some((link.meter.announced()?, link.kind))
+    }
+
+    /// What is announced of the rate that a link takes, bytes a second.
+    pub(crate) fn rate(&self, link: &LinkId) -> Option<u64> {
+        self.measuring.get(link)?.rate
     }
 
     /// What this end says of a link, as far as it was measured.
@@ -127,7 +150,7 @@ impl Node {
         let is_first = !measuring.contains_key(&link);
         let measuring = measuring.entry(link).or_insert_with(|| {
             liveness.up(at, id, rtt, probe_every);
-            Measuring { meter: Meter::default(), kind: addresses::kind_of(&session.address) }
+            Measuring { meter: Meter::default(), kind: addresses::kind_of(&session.address), rate: None }
         });
         if liveness.answered(at, id, rtt) {
             measuring.meter.answered(at, micros);
@@ -135,13 +158,23 @@ impl Node {
         if measuring.meter.is_new() {
             liveness.doubt(at, id);
         }
+        if measuring.meter.is_in_doubt() {
+            liveness.examine(at, id);
+        }
+        let summary = self.engine.links().find(|summary| summary.link == link);
+        let has_other_rate = measuring.note_rate(summary.and_then(|summary| summary.delivery_rate));
+        let before = measuring.meter.announced();
         let has_settled = measuring.meter.settle();
-        if is_first {
-            self.forward_over(self.usable_peers());
+        let after = measuring.meter.announced();
+        if has_settled || has_other_rate {
+            let is_much_worse = before.zip(after).is_some_and(|(before, after)| after.is_much_worse_than(&before));
+            self.neighbours.link_measured(now, is_much_worse);
         }
         if has_settled {
-            self.neighbours.link_measured(now);
             self.own_links_changed();
+        }
+        if is_first {
+            self.forward_over(self.usable_peers());
         }
     }
 
@@ -173,7 +206,7 @@ impl Node {
         let is_on_battery = source == Some(&Value::Text("battery".to_owned()));
         if std::mem::replace(&mut self.routing.burden.is_on_battery, is_on_battery) != is_on_battery {
             let now = self.now();
-            self.neighbours.link_measured(now);
+            self.neighbours.link_measured(now, false);
             self.own_links_changed();
         }
     }
@@ -233,6 +266,10 @@ impl Node {
         }
         self.routing.search_at = self.routing.reread_at;
         let changed = self.routing.routes.update();
+        for key in &changed {
+            let is_reached = !self.routing.routes.ways(key).is_empty();
+            self.neighbours.reach_changed(now, Key(key.0), is_reached);
+        }
         let devices: Vec<DeviceId> = changed.iter().map(|key| Key(key.0).device()).collect();
         self.hand_over_parents(&devices);
     }
@@ -289,7 +326,10 @@ impl Node {
         while let Some(verdict) = self.routing.liveness.poll_verdict() {
             match verdict {
                 Verdict::Probe(session) => self.input(Input::Probe(LinkId(session.0))),
-                Verdict::Suspect(session) => self.suspicion_changed(LinkId(session.0), NodeEvent::link_suspect),
+                Verdict::Suspect(session) => {
+                    self.suspicion_changed(LinkId(session.0), NodeEvent::link_suspect);
+                    self.say_unheard(LinkId(session.0));
+                }
                 Verdict::Clear(session) => self.suspicion_changed(LinkId(session.0), NodeEvent::link_cleared),
                 Verdict::Evict(session) => {
                     self.close_link(LinkId(session.0), "the peer is silent");

@@ -96,6 +96,7 @@ pub(super) async fn peers(State(api): State<Api>) -> Result<Json<Value>, Problem
                 "compared": link.as_ref().map(|link| link.is_ready),
                 "backlog": link.as_ref().map(|link| link.backlog),
                 "rtt_ms": link.as_ref().and_then(|link| link.rtt_micros).map(|micros| micros as f64 / 1000.0),
+                "rate_bytes_per_s": link.as_ref().and_then(|link| link.delivery_rate),
                 "measured": link.and_then(|link| node.routing.state(&link.link)).map(|state| link_to_json(&state)),
                 "known_addresses": node.neighbours.addresses(&key),
                 "errors": node.neighbours.errors(&key),

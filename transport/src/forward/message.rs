@@ -1,4 +1,4 @@
-//! What nodes say to each other of forwarded requests: postcard of [`Message`].
+//! What neighbours say to each other of requests and of their link: postcard of [`Message`].
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +23,9 @@ pub enum Message {
     Answer(Answer),
     /// The sender of this has no way for a request.
     NoWay(NoWay),
+    /// The receiver did not answer the sender's probes: perhaps nothing of it arrives
+    /// ([`Liveness::unheard`](crate::Liveness::unheard)).
+    Unheard,
 }
 
 /// A request on its way.
@@ -96,6 +99,7 @@ impl Message {
             }
             Message::Answer(Answer { hops, body, .. }) => hops.len() <= MAX_HOPS && body.len() <= MAX_BODY_BYTES,
             Message::NoWay(NoWay { failed, .. }) => failed.len() <= MAX_FAILED,
+            Message::Unheard => true,
         }
     }
 }

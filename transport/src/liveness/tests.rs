@@ -134,7 +134,7 @@ fn an_idle_link_that_dies_is_suspect_within_its_interval_and_evicted_later() {
 fn a_link_in_use_that_dies_is_suspect_within_300_ms() {
     let mut world = World::new(Some(ms(20)));
     world.run(ms(30_000));
-    assert!(world.count(Verdict::Probe(LINK)) <= 5, "bytes are the heartbeat: {:?}", world.verdicts);
+    assert!(world.count(Verdict::Probe(LINK)) <= 30, "only for its round trip: {:?}", world.verdicts);
     world.ways = [false, false];
     world.run(ms(1_000));
     let suspect = world.when(Verdict::Suspect(LINK)).expect("it is dead") - ms(30_000);
@@ -312,4 +312,56 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_link_in_use_is_measured_every_second_and_an_idle_one_is_not() {
+    let mut world = World::new(Some(ms(20)));
+    world.run(ms(10_000));
+    let probes = world.count(Verdict::Probe(LINK));
+    assert!((8..=12).contains(&probes), "{probes}");
+    // The peer probes it every two seconds.
+    let mut world = World::new(Some(ms(2_000)));
+    world.run(ms(32_000));
+    let probes = world.count(Verdict::Probe(LINK));
+    assert!((3..=6).contains(&probes), "{probes}");
+}
+
+#[test]
+fn a_link_is_examined_with_sixteen_probes_one_link_at_a_time() {
+    let mut world = World::new(None);
+    let other = SessionId(2);
+    world.liveness.up(Duration::ZERO, other, RTT, IDLE);
+    (0..10).for_each(|_| world.liveness.examine(world.now, LINK));
+    world.liveness.examine(world.now, other);
+    world.run(ms(900));
+    assert_eq!((world.count(Verdict::Probe(LINK)), world.count(Verdict::Probe(other))), (16, 0));
+    world.liveness.examine(world.now, LINK);
+    world.run(ms(90));
+    assert!(world.count(Verdict::Probe(LINK)) < 20, "it was examined just now; that it is silent again is noticed");
+    world.run(ms(10));
+    world.liveness.examine(world.now, LINK);
+    world.run(ms(900));
+    assert!((32..36).contains(&world.count(Verdict::Probe(LINK))));
+    assert_eq!(world.count(Verdict::Suspect(LINK)), 0);
+}
+
+/// The peer hears nothing and says so: one probe more decides, whatever comes of the peer.
+#[test]
+fn who_is_not_heard_need_not_wait() {
+    let mut world = World::new(Some(ms(20)));
+    world.run(ms(5_000));
+    world.ways = [false, true];
+    world.run(ms(300));
+    assert_eq!(world.count(Verdict::Suspect(LINK)), 0, "bytes come");
+    world.liveness.unheard(world.now, LINK);
+    world.run(ms(60));
+    assert_eq!(world.count(Verdict::Suspect(LINK)), 1);
+    // What was said while this node stood still is old: the probe is answered.
+    let mut world = World::new(Some(ms(20)));
+    world.run(ms(5_000));
+    world.liveness.unheard(world.now, LINK);
+    world.liveness.unheard(world.now, LINK);
+    world.run(ms(2_000));
+    assert_eq!(world.count(Verdict::Suspect(LINK)), 0);
 }

@@ -86,6 +86,19 @@ fn a_link_that_changes_its_rate_is_followed() {
 }
 
 #[test]
+fn the_rate_of_a_link_is_known_once_it_was_filled() {
+    let mut line = Line::new(20 * 125_000, 25_000);
+    let (now, bytes) = (Time(line.now), 5_000);
+    line.out.sent(now, bytes);
+    line.out.credited(now.plus_millis(50), bytes as u64, CREDIT_BYTES);
+    assert_eq!(line.out.delivery_rate(), None, "there was not more to send");
+    let mut line = Line::new(20 * 125_000, 25_000);
+    line.run(5_000_000);
+    let share = line.out.delivery_rate().map(|rate| rate as f64 / line.rate as f64);
+    assert!(share.is_some_and(|share| (0.9..1.15).contains(&share)), "{share:?}");
+}
+
+#[test]
 fn credits_that_lie_allow_no_more() {
     let now = Time(1);
     let mut out = Outflow::new(now);

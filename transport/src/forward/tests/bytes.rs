@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn messages() -> [Message; 3] {
+fn messages() -> [Message; 4] {
     let id = RequestId { from: key(1), number: 300 };
     let failed = vec![(key(3), key(4))];
     [
@@ -16,6 +16,7 @@ fn messages() -> [Message; 3] {
         }),
         Message::Answer(Answer { id, hops: vec![key(2), key(5)], body: vec![0xbb, 0xcc] }),
         Message::NoWay(NoWay { id, failed }),
+        Message::Unheard,
     ]
 }
 
@@ -28,6 +29,7 @@ fn golden_messages() {
     assert_eq!(shown[0], format!("00{one}ac02{five}0602{one}{two}01{three}{four}01aa"));
     assert_eq!(shown[1], format!("01{one}ac0202{two}{five}02bbcc"));
     assert_eq!(shown[2], format!("02{one}ac0201{three}{four}"));
+    assert_eq!(shown[3], "03");
 }
 
 #[test]
@@ -42,7 +44,9 @@ fn what_is_cut_or_longer_is_no_message() {
 
 #[test]
 fn limits_are_judged() {
-    let [Message::Request(good), Message::Answer(answer), Message::NoWay(no_way)] = messages() else { unreachable!() };
+    let [Message::Request(good), Message::Answer(answer), Message::NoWay(no_way), _] = messages() else {
+        unreachable!()
+    };
     let is_read = |message: Message| Message::decode(&message.encode()).is_ok();
     let path: Vec<PeerKey> = (0..8).map(key).collect();
     assert!(is_read(Message::Request(Request { path: path.clone(), ttl: 0, ..good.clone() })));
