@@ -24,6 +24,7 @@ pub(crate) mod process;
 mod reconcile;
 mod report;
 mod spread;
+mod suspicion;
 mod traffic;
 
 use report::Report;
@@ -35,7 +36,7 @@ pub(crate) enum BenchCommand {
     Converge(ConvergeArgs),
     /// Simulated fleets: how soon a change is everywhere, and how many copies that costs, beside a model of gossipsub
     Dissemination(dissemination::DisseminationArgs),
-    /// Two leaves and two hubs, real processes on loopback: how soon changes go past a hub that stands still
+    /// Six hubs and three leaves in the lab: how soon questions and changes go past what fails; needs root
     Failover(failover::FailoverArgs),
     /// One node in process: how many changes a second it takes from a peer, checked and stored
     Ingest(ingest::IngestArgs),
@@ -47,6 +48,8 @@ pub(crate) enum BenchCommand {
     Mesh(mesh::MeshArgs),
     /// Two engines over a slow link: bytes to find what differs, and time to heal, beside automerge::sync
     Reconcile(reconcile::ReconcileArgs),
+    /// Twenty-five nodes in the lab with all cores busy: whether a link is closed that is well; needs root
+    Suspicion(suspicion::SuspicionArgs),
 }
 
 /// `bench converge`
@@ -88,6 +91,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
         BenchCommand::Memory(args) => (with_processes(memory::bench(&args))?, args.output),
         BenchCommand::Mesh(args) => (mesh::bench(&args)?, args.output),
         BenchCommand::Reconcile(args) => (reconcile::run(&args)?, args.output),
+        BenchCommand::Suspicion(args) => (with_processes(suspicion::bench(&args))?, args.output),
     };
     print(&match output {
         Format::Table => report.to_table(),

@@ -104,7 +104,7 @@ async fn label_runs(
             let value = format!("{run}-{write}");
             operator.label(&mut nodes[0].client, &device, &value).await?;
             let answered = Instant::now();
-            let seen = watch(nodes, &question, &json!(value), answered).await?;
+            let seen = watch(nodes.iter_mut().map(|node| &mut node.client), &question, &json!(value), answered).await?;
             if write >= WARM_UP {
                 times.note(&seen, Duration::ZERO);
             }
@@ -137,7 +137,7 @@ async fn config_runs(
             value += 1;
             let size = operator.set(&mut nodes[0].client, CONFIG, "exposure.gain", value).await?;
             let answered = Instant::now();
-            let seen = watch(nodes, &question, &json!(value), answered).await?;
+            let seen = watch(nodes.iter_mut().map(|node| &mut node.client), &question, &json!(value), answered).await?;
             if write >= WARM_UP {
                 times.note(&seen, Duration::ZERO);
                 sizes.push(size);
@@ -226,7 +226,8 @@ async fn own_runs(
             let value = 30_000 + 2_000 * i64::try_from(write % 16)?;
             let replaced = Instant::now();
             machine.set(value)?;
-            let seen = watch(nodes, &question, &Value::from(value), replaced).await?;
+            let seen =
+                watch(nodes.iter_mut().map(|node| &mut node.client), &question, &Value::from(value), replaced).await?;
             if write >= WARM_UP {
                 seen_times.note(&seen, seen.at[NODES - 1]);
                 file_times.note(&seen, Duration::ZERO);

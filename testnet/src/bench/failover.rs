@@ -1,29 +1,33 @@
-//! `bench failover`: two hubs, and two leaves that only dial; the hub over which one leaf hears of the other stands still
-//! (SIGSTOP), and a change is made at the other leaf that very moment.
+//! `bench failover`: the real program in the lab. One leaf asks another fifty times a second over one of six hubs; the hub,
+//! or a link of it, fails, and the other leaf writes that very moment.
 //!
-//! Measured on the first leaf, from the moment before the signal: when the change is readable, and when the leaf takes
-//! the other way. Between trials the hub goes on, until both leaves use it again; hubs that stand still often have to
-//! prove themselves for longer, so a run takes minutes.
+//! Measured from the moment before the fault: the longest time in which no answer came, when the change is readable on all
+//! nodes that run, and, where the link still carries something, when the last answer came over it. Needs root.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use clap::Args;
-use node::client::ClientError;
-use serde_json::{Value, json};
+use clap::{Args, ValueEnum};
 
-use super::operator::Operator;
-use super::process::{NodeProcess, PATIENCE, Program};
 use super::report::{Report, Row, median, quantile};
-use super::spread::{Question, watch};
 use super::{Format, fleetsync, machine, note};
+use asking::Asking;
+use ground::{Broken, Fault, Ground};
 
-const CONFIG: &str = "config/bench";
+mod asking;
+mod ground;
+
+const SILENCE_MS_P50: f64 = 600.0;
+const SILENCE_MS_P99: f64 = 1_000.0;
 const CHANGE_MS_P99: f64 = 1_000.0;
-const WAY_MS_P50: f64 = 600.0;
-const WAY_MS_P99: f64 = 1_000.0;
-/// Between two looks at what is waited for.
-const POLL: Duration = Duration::from_millis(2);
+const REROUTED_MS: f64 = 3_000.0;
+/// A fault lasts for this long.
+const FAULT: Duration = Duration::from_millis(2_000);
+/// Before a link is made worse nothing happens for so long that earlier reports of it dampen the next one no more.
+const QUIET: Duration = Duration::from_millis(10_500);
+/// A link that is worse stays so for this long, and whatever goes over it until then counts.
+const SOFT_FAULT: Duration = Duration::from_millis(6_000);
 
 /// `bench failover`
 #[derive(Args)]
@@ -33,121 +37,129 @@ pub(crate) struct FailoverArgs {
     pub(super) output: Format,
     /// The program to measure [default: FLEETSYNC, else fleetsync beside this program]
     #[arg(long, value_name = "PATH", env = "FLEETSYNC")]
-    fleetsync: Option<std::path::PathBuf>,
-    /// How often a hub stands still
+    fleetsync: Option<PathBuf>,
+    /// How often each fault happens
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=1000))]
     trials: u64,
+    /// Only these faults
+    #[arg(long, value_name = "FAULT,…", value_enum, value_delimiter = ',')]
+    only: Vec<Fault>,
+    /// A line a trial, and the nodes' logs and data stay in this new folder
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
 }
 
-/// The hubs, and the leaves: the one that hears and the one that writes.
-struct Star {
-    hubs: [NodeProcess; 2],
-    leaf: NodeProcess,
-    writer: NodeProcess,
+/// What was seen of one fault, over all trials, milliseconds.
+#[derive(Debug, Default)]
+struct Seen {
+    silences: Vec<f64>,
+    changes: Vec<f64>,
+    rerouted: Vec<f64>,
 }
 
-const HUBS: [&str; 2] = ["hub-0", "hub-1"];
-const LEAF: &str = "leaf";
-const WRITER: &str = "writer";
-
-impl Star {
-    async fn start(program: &Program, root: &std::path::Path) -> anyhow::Result<(Star, Operator)> {
-        let folder = |name: &str| root.join(name);
-        let fleet = program.run(&folder(HUBS[0]), &["init", "--name", HUBS[0], "--no-passphrase"])?;
-        let first = program.start(&folder(HUBS[0]), &[]).await?;
-        for name in [HUBS[1], LEAF, WRITER] {
-            program.join(&first, &folder(name), name)?;
-        }
-        let second = program.start(&folder(HUBS[1]), &[]).await?;
-        let leaf = program.start_at("none", &folder(LEAF), &[]).await?;
-        let writer = program.start_at("none", &folder(WRITER), &[]).await?;
-        let star = Star { hubs: [first, second], leaf, writer };
-        Ok((star, Operator::open(&program.keys, &fleet)?))
-    }
-
-    /// Waits until both leaves use both hubs.
-    async fn is_whole(&mut self) -> anyhow::Result<()> {
-        let start = Instant::now();
-        loop {
-            let ways = [ways(&mut self.leaf, WRITER).await?, ways(&mut self.writer, LEAF).await?];
-            if ways.iter().all(|ways| HUBS.iter().all(|hub| ways.iter().any(|way| way == hub))) {
-                return Ok(());
-            }
-            ensure!(start.elapsed() < PATIENCE, "the leaves do not use both hubs: {ways:?}");
-            tokio::time::sleep(POLL).await;
-        }
+impl Seen {
+    /// The last trial, in a line.
+    fn last(&self, fault: Fault, number: u64, broken: &Broken) -> String {
+        let last = |times: &[f64]| times.last().map_or("-".to_owned(), |millis| format!("{millis:.0}"));
+        let [silence, change, rerouted] = [&self.silences, &self.changes, &self.rerouted].map(|times| last(times));
+        let at = super::operator::wall_ms() % 86_400_000;
+        format!(
+            "{at} {} {number} at {}: silence {silence}, change {change}, rerouted {rerouted} ms",
+            fault.name(),
+            broken.link.join("-")
+        )
     }
 }
 
-/// The first hops of a node's ways to a device, the one that is taken first.
-async fn ways(node: &mut NodeProcess, to: &str) -> anyhow::Result<Vec<String>> {
-    let route = match node.client.get(&format!("/v1/routes/{to}")).await {
-        // It does not know of the device yet.
-        Err(ClientError::Problem { status: 404, .. }) => return Ok(Vec::new()),
-        route => route?,
-    };
-    let ways = route["ways"].as_array().context("a route without ways")?;
-    Ok(ways.iter().filter_map(|way| way["via"].as_str()).map(str::to_owned).collect())
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
-/// How long it took until the change was readable, and until the way was another, milliseconds.
-async fn trial(star: &mut Star, operator: &Operator, value: u64) -> anyhow::Result<(f64, f64)> {
-    star.is_whole().await?;
-    let used = ways(&mut star.leaf, WRITER).await?.into_iter().next().context("no way")?;
-    let hub = HUBS.iter().position(|hub| *hub == used).context("the way begins with no hub")?;
-    let question = Question {
-        resource: format!("/v1/document?document={CONFIG}&path=gain"),
-        pointer: "/values/gain/value".to_owned(),
-    };
+async fn trial(
+    ground: &mut Ground,
+    asking: &Asking,
+    fault: Fault,
+    number: u64,
+    seen: &mut Seen,
+) -> anyhow::Result<Broken> {
+    if fault.is_soft() {
+        tokio::time::sleep(QUIET).await;
+    }
+    ground.is_steady(asking).await?;
+    let (_, path) = asking.last().context("no question was answered")?;
+    let broken = Broken::of(&path, number).context("the path of an answer has no hub")?;
     let start = Instant::now();
-    star.hubs[hub].signal("STOP")?;
-    let past = past(star, operator, &question, value, &used, start).await;
-    star.hubs[hub].signal("CONT")?;
-    past
+    ground.break_it(fault, &broken, number)?;
+    seen.changes.push(millis(ground.change(fault, &broken.hub, start).await?));
+    let lasts = if fault.is_soft() { SOFT_FAULT } else { FAULT };
+    tokio::time::sleep(lasts.saturating_sub(start.elapsed())).await;
+    seen.silences.push(millis(asking.longest_silence(start)));
+    if fault.is_soft() {
+        let last_over = asking.last_over(&broken.link, start);
+        seen.rerouted.push(millis(last_over.map_or(Duration::ZERO, |at| at - start)));
+    }
+    ground.mend().await?;
+    Ok(broken)
 }
 
-async fn past(
-    star: &mut Star,
-    operator: &Operator,
-    question: &Question,
-    value: u64,
-    used: &str,
-    start: Instant,
-) -> anyhow::Result<(f64, f64)> {
-    operator.set(&mut star.writer.client, CONFIG, "gain", value).await?;
-    let value: Value = json!(value);
-    let seen = watch(std::slice::from_mut(&mut star.leaf), question, &value, start).await?;
-    while ways(&mut star.leaf, WRITER).await?.first().is_some_and(|way| way == used) {
-        ensure!(start.elapsed() < PATIENCE, "the way over the hub that stands still is not left");
-        tokio::time::sleep(POLL).await;
+fn rows(fault: Fault, seen: &Seen) -> Vec<Row> {
+    let name = fault.name();
+    let silence = format!("{name}: time without an answer");
+    let mut rows = vec![
+        Row::new(format!("{silence}, p50"), "ms", median(&seen.silences)),
+        Row::new(format!("{silence}, p99"), "ms", quantile(&seen.silences, 0.99)),
+    ];
+    if fault.is_soft() {
+        let rerouted = Row::new(format!("{name}: nothing goes over it any more, p50"), "ms", median(&seen.rerouted));
+        rows.push(rerouted);
+        let worst = quantile(&seen.rerouted, 0.99);
+        rows.push(Row::new(format!("{name}: the same, p99"), "ms", worst).at_most(REROUTED_MS));
+    } else {
+        let mut targets = [SILENCE_MS_P50, SILENCE_MS_P99].into_iter();
+        rows = rows.into_iter().map(|row| row.at_most(targets.next().unwrap_or(SILENCE_MS_P99))).collect();
     }
-    Ok((seen.all().as_secs_f64() * 1e3, start.elapsed().as_secs_f64() * 1e3))
+    rows.push(Row::new(format!("{name}: a change made then is everywhere, p50"), "ms", median(&seen.changes)));
+    let worst = quantile(&seen.changes, 0.99);
+    let row = Row::new(format!("{name}: the same, p99"), "ms", worst);
+    rows.push(if fault.is_soft() { row } else { row.at_most(CHANGE_MS_P99) });
+    rows
 }
 
 /// Runs the bench.
 pub(super) async fn bench(args: &FailoverArgs) -> anyhow::Result<Report> {
     let temporary = tempfile::Builder::new().prefix("fleetsync-bench.").tempdir()?;
-    let root = temporary.path();
-    let program = Program { path: fleetsync(args.fleetsync.as_deref())?, keys: root.join("keys") };
-    note(&format!("==> two hubs and two leaves: {} in {}", program.path.display(), root.display()));
+    let folder = match &args.keep {
+        Some(folder) => std::fs::create_dir(folder).map(|()| folder.as_path())?,
+        None => temporary.path(),
+    };
+    let program = fleetsync(args.fleetsync.as_deref())?;
+    note(&format!("==> six hubs and three leaves: {} in {}", program.display(), folder.display()));
     let mut report = Report::new("failover");
     report.add(Row::new("load average over a minute, before", "", machine::load()?));
-    let (mut star, operator) = Star::start(&program, root).await?;
-    star.is_whole().await?;
-    operator.set(&mut star.writer.client, CONFIG, "gain", 0).await?;
-    let (mut changes, mut moved) = (Vec::new(), Vec::new());
-    for number in 1..=args.trials {
-        let (change, way) = trial(&mut star, &operator, number).await?;
-        changes.push(change);
-        moved.push(way);
+    let mut ground = Ground::start(&program, folder).await?;
+    let asking = ground.asking()?;
+    for fault in
+        Fault::value_variants().iter().copied().filter(|fault| args.only.is_empty() || args.only.contains(fault))
+    {
+        let mut seen = Seen::default();
+        for number in 0..args.trials {
+            let broken = trial(&mut ground, &asking, fault, number, &mut seen).await?;
+            if args.keep.is_some() {
+                note(&seen.last(fault, number, &broken));
+            }
+        }
+        report.extend(rows(fault, &seen));
     }
-    let what = "a hub on the way stands still";
-    report.extend([
-        Row::new(format!("{what}: a change made then is readable behind it, p50"), "ms", median(&changes)),
-        Row::new(format!("{what}: the same, p99"), "ms", quantile(&changes, 0.99)).at_most(CHANGE_MS_P99),
-        Row::new(format!("{what}: the other way is taken, p50"), "ms", median(&moved)).at_most(WAY_MS_P50),
-        Row::new(format!("{what}: the same, p99"), "ms", quantile(&moved, 0.99)).at_most(WAY_MS_P99),
-    ]);
+    ground.is_steady(&asking).await?;
+    ground.has_each_write_once().await?;
+    let (answers, failed) = asking.counts();
+    ensure!(answers > 0, "no question was answered");
+    report.add(Row::new("writes, each of which every node has once", "", ground.written as f64));
+    report.add(Row::new(
+        "questions that were not answered at all, of a thousand",
+        "",
+        1e3 * failed as f64 / answers as f64,
+    ));
     report.add(Row::new("load average over a minute, after", "", machine::load()?));
     Ok(report)
 }

@@ -125,13 +125,6 @@ impl NodeProcess {
         self.child.0.id()
     }
 
-    /// Sends a signal, named as for `kill`.
-    pub(crate) fn signal(&self, name: &str) -> anyhow::Result<()> {
-        let sent = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status()?;
-        ensure!(sent.success(), "kill -{name}: {sent}");
-        Ok(())
-    }
-
     /// SIGKILL, and waits for its end; returns its folder.
     pub(crate) fn kill(self) -> PathBuf {
         let NodeProcess { folder, .. } = self;

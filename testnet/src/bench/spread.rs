@@ -7,7 +7,6 @@ use futures::future::try_join_all;
 use node::client::{Client, ClientError};
 use serde_json::Value;
 
-use super::process::NodeProcess;
 use super::report::{Row, median, quantile};
 
 /// How long one write may take.
@@ -35,13 +34,13 @@ impl Seen {
 }
 
 /// Asks all nodes at once, each again and again on its kept connection, until each has answered with the value.
-pub(crate) async fn watch(
-    nodes: &mut [NodeProcess],
+pub(crate) async fn watch<'a>(
+    nodes: impl IntoIterator<Item = &'a mut Client>,
     question: &Question,
     value: &Value,
     start: Instant,
 ) -> anyhow::Result<Seen> {
-    let asked = nodes.iter_mut().map(|node| watch_one(&mut node.client, question, value, start));
+    let asked = nodes.into_iter().map(|client| watch_one(client, question, value, start));
     let answers = try_join_all(asked).await?;
     Ok(Seen {
         at: answers.iter().map(|(at, ..)| *at).collect(),

@@ -78,8 +78,9 @@ pub(crate) const LINKS_PER_NODE_MAX: usize = 64;
 pub(crate) const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The presets: name and file.
-const PRESETS: [(&str, &str); 11] = [
+const PRESETS: [(&str, &str); 12] = [
     ("lan-12", include_str!("../../topologies/lan-12.toml")),
+    ("failover", include_str!("../../topologies/failover.toml")),
     ("fleet-12-4z", include_str!("../../topologies/fleet-12-4z.toml")),
     ("lab-25", include_str!("../../topologies/lab-25.toml")),
     ("fleet-100-4z", include_str!("../../topologies/fleet-100-4z.toml")),
