@@ -490,6 +490,16 @@ impl Roster {
         attributes
     }
 
+    /// A device's zone: what operators assigned, else what its invitation says.
+    pub fn zone_of(&self, device: &DeviceId) -> Option<String> {
+        let assigned = self.read("assigned", &format!("{device}/zone")).and_then(|entry| match &entry.body {
+            Body::Assigned(assigned) => assigned.value.clone(),
+            _ => None,
+        });
+        let invited = || Some(self.invitation(&self.admission_of(device)?.1.invitation)?.1.zone.clone());
+        assigned.or_else(invited)
+    }
+
     fn assigned_names(&self, device: &DeviceId) -> Vec<String> {
         let prefix = format!("{device}/");
         self.standing

@@ -208,7 +208,10 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
         started: now,
         clock: setup.clock,
         sessions: Sessions::default(),
-        neighbours: Neighbours::new(u64::from_be_bytes(crate::folder::random())),
+        neighbours: Neighbours::new(
+            Key(setup.key.verifying_key().to_bytes()),
+            u64::from_be_bytes(crate::folder::random()),
+        ),
         routing: Routing::new(Key(setup.key.verifying_key().to_bytes()), setup.mesh.is_metered),
         forwarding,
         listening: BTreeSet::new(),
@@ -471,18 +474,22 @@ impl Node {
     fn note_roster(&mut self) {
         let roster = self.engine.replica().roster();
         let mut removed = BTreeSet::new();
-        let mut members = Vec::new();
+        let zone_of = |device: &DeviceId| roster.zone_of(device).unwrap_or_default();
+        let mut members = BTreeMap::new();
         for device in roster.devices() {
             match (roster.standing(&device), roster.key_of(&device)) {
                 (Standing::Removed, Some(key)) => {
                     removed.insert(key);
                 }
-                (Standing::Member | Standing::Contested, Some(key)) if key != self.key => members.push(key),
+                (Standing::Member | Standing::Contested, Some(key)) if key != self.key => {
+                    members.insert(key, zone_of(&device));
+                }
                 _ => {}
             }
         }
         let up = self.sessions.iter().map(|(_, session)| session.peer).collect();
-        self.neighbours.set_members(self.now(), members, &removed, &up);
+        let own_zone = zone_of(&self.device());
+        self.neighbours.set_members(self.now(), own_zone, members, &removed, &up);
         self.roster_changed();
         if let Ok(mut known) = self.gatekeeper.removed.write() {
             *known = removed;

@@ -10,7 +10,7 @@
 //!   owner waits: an owner that stops reading events stops the peer's writer, through the transport's flow control.
 //! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
 //! * **Pure beside that**, driven by the owner: which links are alive (`liveness`), what they are like (`measure`), what
-//!   they cost (`cost`), the ways to every node (`routes`), and requests that go these ways ([`forward`]).
+//!   they cost (`cost`), the ways to every node (`routes`), whom to hold links to (`overlay`), and requests that go these ways ([`forward`]).
 //! * Over QUIC a silent peer is lost after 10 s; **over TCP nothing notices**: liveness is the owner's, who probes on the
 //!   control stream and calls [`Handle::close`].
 //!
@@ -41,6 +41,7 @@ mod handle;
 mod join;
 mod liveness;
 mod measure;
+mod overlay;
 mod peer;
 mod rate;
 mod routes;
@@ -54,6 +55,7 @@ pub use handle::{Handle, OrderError, SessionState, Snapshot, Traffic};
 pub use join::{AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
 pub use liveness::{Liveness, Verdict};
 pub use measure::{Measured, Meter};
+pub use overlay::{Overlay, Reason, Surroundings};
 pub use peer::{BadPeerKey, PeerKey};
 pub use routes::{MAX_LINKS, MAX_NODES, Routes, Way};
 pub use session::frame::{FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES};

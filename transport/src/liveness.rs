@@ -6,7 +6,7 @@
 //! if none of the three is answered the link is *suspect*: the owner stops using it at once. It is probed on, and *cleared*
 //! once it has answered for a while, for longer each time (a link that flaps is damped); who does not answer for seven
 //! seconds is *evicted*. While bytes come, answers have 600 ms: only one direction may be lost. Where the other is, the peer
-//! takes the link for dead first, and says so (`unheard`, as in BFD, RFC 5880 6.8.6): then one probe decides. A link that may have changed is
+//! takes the link for dead first, and says so (`unheard`, as in BFD, RFC 5880 6.8.6): then one probe decides. A link in use that may have changed is
 //! *examined*: sixteen probes, whatever comes of each.
 //!
 //! **The sick one may be this node.** Where a timer fires more than 100 ms late, no link is accused: all probes start anew
@@ -38,7 +38,7 @@ const PROBES: u32 = 3;
 /// A link on which little comes is probed less often, by this.
 const PROBED_BY_PEER: u32 = 4;
 /// A link on which so much came since its last answer is in use, and probed more often, by this.
-const IN_USE: u32 = 8;
+const IN_USE: u32 = 16;
 const PROBED_IN_USE: u32 = 2;
 /// Probes of a link that is examined. One is at a time: where answers of many links are late, this node may be slow, and
 /// more probes would make it slower.
@@ -106,8 +106,9 @@ struct Link {
     /// Since when probes are sent to a peer that does not stand still.
     cleared_at: Duration,
     gaps: Gaps,
-    /// How often something came since the last answer.
+    /// How often something came since the last answer, and until when that makes it a link in use.
     heard_since: u32,
+    in_use_until: Duration,
     /// Probes that are to be sent to examine it, and when the next one is due.
     to_examine: u32,
     examine_at: Duration,
@@ -176,6 +177,7 @@ impl Liveness {
             cleared_at: Duration::ZERO,
             gaps: Gaps::default(),
             heard_since: 0,
+            in_use_until: now,
             to_examine: 0,
             examine_at: now,
             awaited_since: None,
@@ -198,6 +200,11 @@ impl Liveness {
         self.links.contains_key(&session)
     }
 
+    /// Whether so much comes over a link that it matters what it is like.
+    pub fn is_in_use(&self, now: Duration, session: SessionId) -> bool {
+        self.links.get(&session).is_some_and(|link| now < link.in_use_until)
+    }
+
     /// Whether a link is not to be used.
     pub fn is_suspect(&self, session: SessionId) -> bool {
         self.links.get(&session).is_some_and(|link| link.suspicion.is_some())
@@ -216,9 +223,12 @@ impl Liveness {
         }
     }
 
-    /// The link may be another than before: it is probed sixteen times, unless this or another one was of late.
+    /// The link may be another than before: it is probed sixteen times, if it is in use, and no link was examined of late.
     pub fn examine(&mut self, now: Duration, session: SessionId) {
-        let Some(link) = self.links.get_mut(&session).filter(|_| self.examine_at <= now) else { return };
+        let Some(link) = self.links.get_mut(&session).filter(|link| now < link.in_use_until && self.examine_at <= now)
+        else {
+            return;
+        };
         (link.to_examine, link.examine_at) = (EXAMINED, now);
         self.examine_at = now + EXAMINED_EVERY;
         self.wake_by(now);
@@ -254,6 +264,9 @@ impl Liveness {
     /// stood still.
     pub fn answered(&mut self, now: Duration, session: SessionId, rtt: Duration) -> bool {
         let Some(link) = self.links.get_mut(&session) else { return false };
+        if link.heard_since >= IN_USE {
+            link.in_use_until = now + link.probe_every;
+        }
         (link.heard_at, link.answered_at, link.heard_since, link.burst) = (now, now, 0, None);
         let counts = link.suspicion.is_none() && now.saturating_sub(rtt) >= link.cleared_at;
         if counts {

@@ -19,8 +19,8 @@ const JITTER_SHARE: u64 = 16;
 const PROBES: u32 = u64::BITS;
 /// Before so many probes were answered, nothing is said of loss.
 const PROBES_MIN: u32 = 8;
-/// The last so many probes speak for themselves where at least so many of them were late.
-const RECENT: u32 = 8;
+/// The last so many probes of a link in use speak for themselves where at least so many of them were late.
+const RECENT: u32 = u8::BITS;
 const RECENT_LATE: u32 = 3;
 /// After so many in a row that were not, what was lost before is forgotten.
 const RECOVERED: u32 = 24;
@@ -68,15 +68,18 @@ pub struct Meter {
     jitter: u64,
     /// One bit a probe, the last one lowest: whether it was late.
     late: u64,
+    /// The same of the last eight, as long as the link is in use.
+    recent: u8,
     answered: u32,
     announced: Option<Measured>,
 }
 
 impl Meter {
-    /// A probe came back.
-    pub fn answered(&mut self, now: Duration, rtt_micros: u64) {
+    /// A probe came back. Only of a link in use little is believed soon: at an idle one a busy machine is late as well, and
+    /// nobody waits for what it is like.
+    pub fn answered(&mut self, now: Duration, rtt_micros: u64, is_in_use: bool) {
         if self.is_new() {
-            (self.samples, self.late) = (VecDeque::new(), 0);
+            (self.samples, self.late, self.recent) = (VecDeque::new(), 0, 0);
         }
         let least = self.samples.iter().map(|(_, rtt)| *rtt).min().unwrap_or(rtt_micros).min(rtt_micros);
         let is_late = rtt_micros > least.saturating_add(least / 2).saturating_add(LATE_MICROS);
@@ -84,16 +87,18 @@ impl Meter {
             self.jitter = (self.jitter - self.jitter / JITTER_SHARE).saturating_add(rtt_micros - least);
         }
         self.late = self.late << 1 | u64::from(is_late);
+        self.recent = if is_in_use { self.recent << 1 | u8::from(is_late) } else { 0 };
         self.answered = self.answered.saturating_add(1);
         self.samples.push_back((now, rtt_micros));
         if self.late.trailing_zeros() >= RECOVERED {
             self.late = 0;
         }
-        let in_a_row = self.late.trailing_ones();
+        let in_a_row = self.recent.trailing_ones();
         if in_a_row >= SHIFTED {
             // They are the link's delay now.
             self.samples.drain(..self.samples.len().saturating_sub(in_a_row as usize));
             self.late = self.late.checked_shr(in_a_row).unwrap_or(0);
+            self.recent = 0;
         }
         // The last one stays, however old.
         while self.samples.len() > 1 {
@@ -110,7 +115,7 @@ impl Meter {
         let rtt_micros = self.samples.iter().map(|(_, rtt)| *rtt).min()?;
         let probes = self.answered.min(PROBES);
         let loss = |late: u32, probes: u32| u64::from(late) * 1_000_000 / (2 * u64::from(probes));
-        let recent = (self.late & ((1 << RECENT) - 1)).count_ones();
+        let recent = self.recent.count_ones();
         let loss_ppm = match probes {
             ..PROBES_MIN => 0,
             _ if recent >= RECENT_LATE => loss(recent, RECENT).max(loss(self.late.count_ones(), probes)),
@@ -154,8 +159,12 @@ mod tests {
 
     /// A meter after one probe every two seconds.
     fn after(rtts: impl IntoIterator<Item = u64>) -> Meter {
+        measured(rtts, false)
+    }
+
+    fn measured(rtts: impl IntoIterator<Item = u64>, is_in_use: bool) -> Meter {
         let mut meter = Meter::default();
-        (0..).zip(rtts).for_each(|(number, rtt)| meter.answered(Duration::from_secs(2 * number), rtt));
+        (0..).zip(rtts).for_each(|(number, rtt)| meter.answered(Duration::from_secs(2 * number), rtt, is_in_use));
         meter
     }
 
@@ -170,7 +179,7 @@ mod tests {
             "the first is 12 s old"
         );
         let mut meter = after([5_000]);
-        meter.answered(Duration::from_secs(100), 7_000);
+        meter.answered(Duration::from_secs(100), 7_000, false);
         assert_eq!(rtt(&meter), Some(7_000), "what is old is believed only where there is nothing else");
     }
 
@@ -195,22 +204,25 @@ mod tests {
     #[test]
     fn a_link_that_is_much_slower_is_so_after_four_round_trips() {
         let steady = || std::iter::repeat_n(20_000, 64);
-        let measured = |rtts: &[u64]| after(steady().chain(rtts.iter().copied())).measured().unwrap();
-        assert_eq!(measured(&[200_000; 3]).rtt_micros, 20_000, "they may have been lost");
-        let slower = measured(&[200_000, 201_000, 200_500, 200_200]);
+        let shown = |rtts: &[u64]| measured(steady().chain(rtts.iter().copied()), true).measured().unwrap();
+        assert_eq!(shown(&[200_000; 3]).rtt_micros, 20_000, "they may have been lost");
+        let slower = shown(&[200_000, 201_000, 200_500, 200_200]);
         assert_eq!((slower.rtt_micros, slower.loss_ppm), (200_000, 0));
-        let back = measured(&[200_000, 201_000, 200_500, 200_200, 21_000]);
+        let back = shown(&[200_000, 201_000, 200_500, 200_200, 21_000]);
         assert_eq!(back.rtt_micros, 21_000, "a faster one is believed at once");
-        let mut meter = after(steady().chain([200_000]));
+        let idle = after(steady().chain([200_000; 4])).measured().unwrap();
+        assert_eq!(idle.rtt_micros, 20_000, "nobody uses it: a busy machine is late as well");
+        let mut meter = measured(steady().chain([200_000]), true);
         assert!(meter.is_in_doubt());
-        meter.answered(Duration::from_secs(200), 20_000);
+        meter.answered(Duration::from_secs(200), 20_000, true);
         assert!(!meter.is_in_doubt());
     }
 
     #[test]
     fn a_link_that_loses_much_does_so_after_eight_round_trips() {
-        let loss =
-            |rtts: &[u64]| after(std::iter::repeat_n(20_000, 64).chain(rtts.iter().copied())).measured().unwrap();
+        let loss = |rtts: &[u64]| {
+            measured(std::iter::repeat_n(20_000, 64).chain(rtts.iter().copied()), true).measured().unwrap()
+        };
         let lossy = loss(&[90_000, 20_000, 90_000, 90_000, 20_000, 90_000]);
         assert_eq!(loss(&[90_000, 20_000, 90_000, 20_000, 20_000, 90_000]).loss_ppm, 187_500);
         assert_eq!((lossy.rtt_micros, lossy.loss_ppm), (20_000, 250_000));
@@ -225,17 +237,17 @@ mod tests {
     fn noise_within_the_dead_bands_announces_nothing() {
         let mut meter = after([45_000]);
         assert!(meter.is_new() && !meter.settle(), "the first one proves little");
-        meter.answered(Duration::from_secs(1), 20_000);
+        meter.answered(Duration::from_secs(1), 20_000, false);
         assert!(!meter.is_new() && meter.settle() && !meter.settle());
         let mut announcements = 0;
         for number in 1..1_000 {
-            meter.answered(Duration::from_secs(2 * number), 20_000 + number * 7_919 % 4_000);
+            meter.answered(Duration::from_secs(2 * number), 20_000 + number * 7_919 % 4_000, false);
             announcements += u32::from(meter.settle());
             assert!(announcements <= 1, "once the jitter is known, {number}");
         }
         announcements = 0;
         for number in 1_000..1_010 {
-            meter.answered(Duration::from_secs(2 * number), 60_000);
+            meter.answered(Duration::from_secs(2 * number), 60_000, false);
             announcements += u32::from(meter.settle());
         }
         assert!((1..=3).contains(&announcements), "{announcements}: up once, then what it looked like is forgotten");
@@ -246,7 +258,7 @@ mod tests {
     fn a_meter_keeps_little_and_bears_any_number() {
         let mut meter = Meter::default();
         for rtt in (0..10_000).map(|number| if number % 2 == 0 { u64::MAX } else { number }) {
-            meter.answered(Duration::ZERO, rtt);
+            meter.answered(Duration::ZERO, rtt, true);
         }
         assert!(meter.samples.len() <= SAMPLES_MAX + 1 && meter.measured().is_some());
     }

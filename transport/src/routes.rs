@@ -212,6 +212,13 @@ impl Routes {
         search::way_round(self.graph.links(), place(to)?, is_barred).map(|next| self.key(next))
     }
 
+    /// Whether a neighbour would not be reached without the link to it.
+    pub fn is_bridge(&self, peer: &PeerKey) -> bool {
+        let Some(place) = self.places.get(peer).copied() else { return false };
+        let is_barred = |from: Place, to: Place| from == ME && to == place;
+        search::way_round(self.graph.links(), place, is_barred).is_none()
+    }
+
     /// The links that count, each once, in order of the keys of their ends.
     pub fn links(&self) -> Vec<(PeerKey, PeerKey, Cost)> {
         let links = self.graph.links().iter().zip(&self.keys);

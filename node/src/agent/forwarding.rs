@@ -164,8 +164,7 @@ impl Node {
     }
 
     fn send_routed(&mut self, peer: PeerKey, message: &Message) {
-        let mut up = self.sessions.iter().filter(|(_, session)| session.peer.0 == peer.0);
-        let Some(link) = up.next().map(|(link, _)| *link) else { return };
+        let Some(link) = self.sessions.link_with(&Key(peer.0)) else { return };
         let now = self.now();
         if matches!(message, Message::Request(_)) {
             self.routing.awaits(now, link);

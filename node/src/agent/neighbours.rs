@@ -1,7 +1,7 @@
 //! Whom to hold links to, and what this node says of its links.
 //!
-//! Every member is dialled until it is linked, with jittered backoff; the addresses come from the ticket, from `link`
-//! documents and from mDNS. Changes of links are gathered over 50 ms and damped, doubling to 10 s, before they are
+//! Whom `transport::Overlay` wants is dialled until it is linked, with jittered backoff; the addresses come from the ticket,
+//! from `link` documents and from mDNS. Changes of links are gathered over 50 ms and damped, doubling to 10 s, before they are
 //! written to `link/<id>`, so that a flapping link does not flood the fleet (PROTOCOL 6).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +11,10 @@ use crdt::id::{DeviceId, Key, Time};
 use crdt::schema::{DocumentName, Kind};
 use crdt::sync::{Edit, Input, LinkId};
 use crdt::view;
-use transport::PeerKey;
+use transport::{Overlay, PeerKey, Reason, Routes, Surroundings};
 
 use super::link_document::{LinkDocument, Report};
+use super::routing::moment;
 use super::{Node, announced};
 
 /// Backoff of dials: 200 ms doubling to 15 s, half as much more or less by chance.
@@ -68,23 +69,31 @@ impl Peer {
 #[derive(Debug)]
 pub(crate) struct Neighbours {
     peers: BTreeMap<Key, Peer>,
+    overlay: Overlay,
+    /// Something happened that the overlay may have to answer.
+    is_to_choose: bool,
     /// What each device says of its links.
     pub(super) reported: BTreeMap<DeviceId, LinkDocument>,
     report_at: Option<Time>,
     last_report: Time,
     damp_ms: u64,
     random: u64,
+    /// When the overlay was asked last.
+    chosen_at: Time,
 }
 
 impl Neighbours {
-    pub(super) fn new(random: u64) -> Neighbours {
+    pub(super) fn new(me: Key, random: u64) -> Neighbours {
         Neighbours {
             peers: BTreeMap::new(),
+            overlay: Overlay::new(PeerKey(me.0), random),
+            is_to_choose: false,
             reported: BTreeMap::new(),
             report_at: None,
             last_report: Time(0),
             damp_ms: GATHER_MS,
             random,
+            chosen_at: Time(0),
         }
     }
 
@@ -98,12 +107,16 @@ impl Neighbours {
     pub(super) fn set_members(
         &mut self,
         now: Time,
-        members: Vec<Key>,
+        own_zone: String,
+        members: BTreeMap<Key, String>,
         removed: &BTreeSet<Key>,
         sessions: &BTreeSet<Key>,
     ) {
         self.peers.retain(|key, _| !removed.contains(key));
-        for member in members {
+        let zones = members.iter().map(|(key, zone)| (PeerKey(key.0), zone.clone()));
+        self.overlay.members(own_zone, zones.collect());
+        self.is_to_choose = true;
+        for member in members.into_keys() {
             let known = self.peers.entry(member).or_default();
             if !std::mem::replace(&mut known.is_member, true) && sessions.contains(&member) {
                 self.link_up(now, member);
@@ -121,6 +134,7 @@ impl Neighbours {
             known.next_try = known.next_try.min(now.plus_millis(wait));
         }
         put_first(&mut known.addresses, addresses, ADDRESSES_MAX);
+        self.is_to_choose = true;
     }
 
     /// A peer was seen on the local network: members are dialled at once.
@@ -128,6 +142,7 @@ impl Neighbours {
         if let Some(known) = self.peers.get_mut(&peer).filter(|known| known.is_member) {
             put_first(&mut known.found, addresses, FOUND_MAX);
             known.next_try = known.next_try.min(now);
+            self.is_to_choose = true;
         }
     }
 
@@ -137,6 +152,8 @@ impl Neighbours {
         known.is_up = true;
         known.failures = 0;
         known.errors.clear();
+        self.overlay.up(moment(now), PeerKey(peer.0));
+        self.is_to_choose = true;
         self.schedule_report(now);
     }
 
@@ -146,6 +163,8 @@ impl Neighbours {
         known.is_up = false;
         known.next_try = now.plus_millis(wait);
         known.lost_ms = Some(wall_ms);
+        self.overlay.down(moment(now), PeerKey(peer.0));
+        self.is_to_choose = true;
         self.schedule_report(now);
     }
 
@@ -171,6 +190,19 @@ impl Neighbours {
             known.next_try = now.plus_millis(wait);
             known.errors = errors;
         }
+        self.overlay.failed(PeerKey(peer.0));
+        self.is_to_choose = true;
+    }
+
+    /// A round trip to a peer was measured.
+    pub(super) fn round_trip(&mut self, peer: Key, micros: u64) {
+        self.overlay.measured(PeerKey(peer.0), micros);
+        self.is_to_choose = true;
+    }
+
+    /// Why a link with a peer is held.
+    pub(crate) fn reason(&self, peer: &Key) -> Option<Reason> {
+        self.overlay.reason(&PeerKey(peer.0))
     }
 
     /// Other devices lead to a peer, or no longer. Where that changes it has begun to run, or the mesh has come apart: it is
@@ -189,23 +221,45 @@ impl Neighbours {
             peer.failures = 0;
             peer.next_try = now;
         }
+        self.is_to_choose = true;
     }
 
-    /// When the next dial is due.
+    /// When the next dial is due, or the overlay is to be asked again.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        let waits = |peer: &&Peer| !peer.is_up && peer.is_known_somewhere();
-        self.peers.values().filter(waits).map(|peer| peer.next_try).min()
+        if self.is_to_choose {
+            return Some(Time(0));
+        }
+        // Those that can be dialled already are not wanted, unless they are no members.
+        let can_wait = |peer: &Peer| peer.next_try > self.chosen_at || !peer.is_member;
+        let is_sought = |peer: &Peer| !peer.is_member || self.overlay.is_short();
+        let waits = |peer: &&Peer| !peer.is_up && peer.is_known_somewhere() && is_sought(peer) && can_wait(peer);
+        let dial = self.peers.values().filter(waits).map(|peer| peer.next_try).min();
+        let overlay = self.overlay.poll_timeout().map(|at| Time(u64::try_from(at.as_micros()).unwrap_or(u64::MAX)));
+        dial.into_iter().chain(overlay).min()
     }
 
-    fn take_due(&mut self, now: Time) -> Vec<(Key, Vec<String>)> {
+    /// Asks the overlay where something happened, or it is time. Whom to dial, with their addresses; and whose links to close.
+    fn take_due(&mut self, now: Time, routes: &Routes) -> (Vec<(Key, Vec<String>)>, Vec<Key>) {
+        if self.poll_timeout().is_none_or(|at| at > now) {
+            return Default::default();
+        }
+        (self.is_to_choose, self.chosen_at) = (false, now);
+        let peers = &self.peers;
+        let is_due = |peer: &Peer| !peer.is_up && peer.is_known_somewhere() && peer.next_try <= now;
+        let can_dial = |peer: &PeerKey| peers.get(&Key(peer.0)).is_some_and(is_due);
+        self.overlay.choose(moment(now), &Surroundings { routes, can_dial: &can_dial });
+        let wanted: Vec<PeerKey> = self.overlay.wanted().keys().copied().collect();
+        wanted.iter().for_each(|peer| self.overlay.dialled(moment(now), *peer));
         let mut due = Vec::new();
         for (key, peer) in &mut self.peers {
-            if !peer.is_up && peer.is_known_somewhere() && peer.next_try <= now {
+            // Who is no member, as far as is known, is known from a ticket: it leads to the others.
+            if is_due(peer) && (!peer.is_member || wanted.contains(&PeerKey(key.0))) {
                 peer.next_try = now.plus_millis(DIAL_MS);
                 due.push((*key, peer.all_addresses()));
             }
         }
-        due
+        let drops = std::iter::from_fn(|| self.overlay.poll_drop()).map(|peer| Key(peer.0)).collect();
+        (due, drops)
     }
 
     /// What the last dial of a peer failed with.
@@ -275,9 +329,16 @@ impl Node {
             return;
         }
         let now = self.now();
-        for (peer, addresses) in self.neighbours.take_due(now) {
+        let (due, drops) = self.neighbours.take_due(now, &self.routing.routes);
+        for (peer, addresses) in due {
             if let Err(error) = self.mesh.dial(PeerKey(peer.0), addresses) {
                 tracing::debug!(%error, "a dial was not taken");
+            }
+        }
+        for peer in drops {
+            if let Some(link) = self.sessions.link_with(&peer) {
+                self.close_link(link, "other links are better");
+                self.effects();
             }
         }
     }
@@ -350,44 +411,93 @@ mod tests {
         Key([number; 32])
     }
 
+    fn neighbours_of(peers: &[u8]) -> Neighbours {
+        let mut neighbours = Neighbours::new(peer(0), 1);
+        let members = peers.iter().map(|number| (peer(*number), String::new())).collect();
+        neighbours.set_members(Time(1), String::new(), members, &BTreeSet::new(), &BTreeSet::new());
+        neighbours
+    }
+
+    fn due(neighbours: &mut Neighbours, now: Time) -> Vec<(Key, Vec<String>)> {
+        neighbours.take_due(now, &Routes::new(PeerKey([0; 32]))).0
+    }
+
+    /// How long a peer waits that cannot be dialled now, milliseconds.
+    fn wait(neighbours: &mut Neighbours, now: Time) -> u64 {
+        assert!(due(neighbours, now).is_empty());
+        neighbours.poll_timeout().map_or(0, |at| at.0 - now.0) / 1000
+    }
+
     #[test]
     fn members_with_addresses_are_dialled_with_backoff() {
-        let mut neighbours = Neighbours::new(1);
+        let mut neighbours = neighbours_of(&[1, 2]);
         let mut now = Time(1_000_000);
-        neighbours.set_members(now, vec![peer(1), peer(2)], &BTreeSet::new(), &BTreeSet::new());
-        assert_eq!(neighbours.poll_timeout(), None, "nobody knows where they are");
-        neighbours.add_addresses(now, peer(1), vec!["/ip4/127.0.0.1/tcp/1".to_owned()]);
+        assert!(
+            due(&mut neighbours, now).is_empty() && neighbours.poll_timeout().is_none(),
+            "nobody knows where they are"
+        );
+        let addresses = |number: u8| vec![format!("/ip4/127.0.0.1/tcp/{number}")];
+        neighbours.add_addresses(now, peer(1), addresses(1));
         let mut waits = Vec::new();
         for _ in 0..12 {
             now = now.max(neighbours.poll_timeout().expect("a peer that is down is tried for ever"));
-            assert_eq!(neighbours.take_due(now).len(), 1);
-            assert!(neighbours.take_due(now).is_empty(), "one dial at a time");
+            assert_eq!(due(&mut neighbours, now).len(), 1);
+            assert!(due(&mut neighbours, now).is_empty(), "one dial at a time");
             neighbours.dial_failed(now, peer(1), Vec::new());
-            waits.push(neighbours.poll_timeout().map_or(0, |at| at.0 - now.0) / 1000);
+            waits.push(wait(&mut neighbours, now));
         }
         assert!(waits[0] < 301 && waits[11] >= 7_500 && waits[11] <= 22_500, "{waits:?}");
+        let fail = |neighbours: &mut Neighbours| (0..20).for_each(|_| neighbours.dial_failed(now, peer(1), Vec::new()));
         neighbours.reach_changed(now, peer(1), true);
-        (0..20).for_each(|_| neighbours.dial_failed(now, peer(1), Vec::new()));
-        let wait = |neighbours: &Neighbours| neighbours.poll_timeout().map_or(0, |at| at.0 - now.0) / 1000;
-        assert!((120_000..=360_000).contains(&wait(&neighbours)), "others lead there: {}", wait(&neighbours));
+        fail(&mut neighbours);
+        assert!((120_000..=360_000).contains(&wait(&mut neighbours, now)), "others lead there");
         neighbours.reach_changed(now, peer(1), true);
-        assert!(wait(&neighbours) >= 120_000, "nothing changed");
+        assert!(wait(&mut neighbours, now) >= 120_000, "nothing changed");
         neighbours.reach_changed(now, peer(1), false);
-        assert!(wait(&neighbours) <= 300, "nobody leads there any more");
-        (0..20).for_each(|_| neighbours.dial_failed(now, peer(1), Vec::new()));
-        neighbours.add_addresses(now, peer(1), vec!["/ip4/127.0.0.1/tcp/1".to_owned()]);
-        assert!(wait(&neighbours) > 300, "it is said again");
-        neighbours.add_addresses(now, peer(1), vec!["/ip4/127.0.0.1/tcp/2".to_owned()]);
-        assert!(wait(&neighbours) <= 300, "a new address");
+        assert!(wait(&mut neighbours, now) <= 300, "nobody leads there any more");
+        fail(&mut neighbours);
+        neighbours.add_addresses(now, peer(1), addresses(1));
+        assert!(wait(&mut neighbours, now) > 300, "it is said again");
+        neighbours.add_addresses(now, peer(1), addresses(2));
+        assert!(wait(&mut neighbours, now) <= 300, "a new address");
         neighbours.link_up(now, peer(1));
+        assert_eq!(wait(&mut neighbours, now), 0);
         assert_eq!(neighbours.poll_timeout(), None);
         neighbours.link_down(now, 7, peer(1));
-        assert!(neighbours.poll_timeout().is_some_and(|at| at <= now.plus_millis(300)));
+        assert!((1..=300).contains(&wait(&mut neighbours, now)));
+    }
+
+    #[test]
+    fn of_many_members_some_are_dialled_and_a_link_too_many_is_closed() {
+        let all: Vec<u8> = (1..=40).collect();
+        let mut neighbours = neighbours_of(&all);
+        let now = Time(1_000_000);
+        all.iter().for_each(|number| neighbours.add_addresses(now, peer(*number), vec![number.to_string()]));
+        let dialled = due(&mut neighbours, now);
+        // And one to whom no way leads.
+        assert!((12..=13).contains(&dialled.len()), "{}", dialled.len());
+        assert!(due(&mut neighbours, now).is_empty());
+        all.iter().take(20).for_each(|number| {
+            neighbours.link_up(now, peer(*number));
+            neighbours.round_trip(peer(*number), 1_000 * u64::from(*number));
+        });
+        let mut routes = Routes::new(PeerKey([0; 32]));
+        let cost = transport::Cost::from_micros(1_000);
+        let links: Vec<_> = all.iter().take(20).map(|number| (PeerKey([*number; 32]), cost)).collect();
+        routes.report(PeerKey([0; 32]), &links);
+        for (key, _) in &links {
+            let others: Vec<_> = links.iter().filter(|(other, _)| other != key).copied().collect();
+            routes.report(*key, &others);
+        }
+        routes.update();
+        let later = now.plus_millis(20_000);
+        let (_, closed) = neighbours.take_due(later, &routes);
+        assert_eq!(closed.len(), 1, "{closed:?}");
     }
 
     #[test]
     fn the_newest_addresses_come_first_as_the_peer_orders_them() {
-        let mut neighbours = Neighbours::new(1);
+        let mut neighbours = Neighbours::new(peer(0), 1);
         let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         neighbours.add_addresses(Time(1), peer(1), list(&["a", "b"]));
         neighbours.add_addresses(Time(1), peer(1), list(&["c", "b"]));
@@ -398,37 +508,40 @@ mod tests {
 
     #[test]
     fn what_mdns_finds_is_little_comes_last_and_drives_out_nothing() {
-        let mut neighbours = Neighbours::new(1);
+        let mut neighbours = Neighbours::new(peer(0), 1);
         let now = Time(1);
         let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         neighbours.discovered(now, peer(1), list(&["x"]));
         assert!(neighbours.peers.is_empty(), "a stranger");
-        neighbours.set_members(now, vec![peer(1)], &BTreeSet::new(), &BTreeSet::new());
+        let member = BTreeMap::from([(peer(1), String::new())]);
+        neighbours.set_members(now, String::new(), member, &BTreeSet::new(), &BTreeSet::new());
         neighbours.discovered(now, peer(1), list(&["x"]));
-        assert_eq!(neighbours.take_due(now), [(peer(1), list(&["x"]))], "it is dialled where nothing else is known");
+        assert_eq!(due(&mut neighbours, now), [(peer(1), list(&["x"]))], "it is dialled where nothing else is known");
         neighbours.add_addresses(Time(1), peer(1), list(&["a", "b"]));
         for number in 0..100 {
             neighbours.discovered(now, peer(1), (0..20).map(|part| format!("{number}.{part}")).collect());
         }
         assert_eq!(neighbours.addresses(&peer(1)), list(&["a", "b", "99.0", "99.1", "99.2", "99.3"]));
+        neighbours.dial_failed(now, peer(1), Vec::new());
         neighbours.discovered(now, peer(1), list(&["b", "y"]));
-        assert_eq!(neighbours.take_due(now), [(peer(1), list(&["a", "b", "y", "99.0", "99.1"]))]);
+        assert_eq!(due(&mut neighbours, now), [(peer(1), list(&["a", "b", "y", "99.0", "99.1"]))]);
     }
 
     #[test]
     fn a_stranger_is_linked_once_it_is_a_member() {
-        let mut neighbours = Neighbours::new(1);
+        let mut neighbours = Neighbours::new(peer(0), 1);
         neighbours.link_up(Time(1), peer(1));
         neighbours.link_down(Time(2), 7, peer(2));
         assert!(neighbours.peers.is_empty() && neighbours.report_timeout().is_none(), "strangers leave no trace");
-        neighbours.set_members(Time(3), vec![peer(1), peer(2)], &BTreeSet::new(), &[peer(1)].into());
+        let members = [1, 2].map(|number| (peer(number), String::new())).into();
+        neighbours.set_members(Time(3), String::new(), members, &BTreeSet::new(), &[peer(1)].into());
         assert!(neighbours.peers[&peer(1)].is_up && !neighbours.peers[&peer(2)].is_up);
         assert!(neighbours.report_timeout().is_some(), "the link is reported now");
     }
 
     #[test]
     fn a_flapping_link_is_reported_ever_more_rarely() {
-        let mut neighbours = Neighbours::new(1);
+        let mut neighbours = Neighbours::new(peer(0), 1);
         let mut reports = 0;
         for millis in 0..60_000 {
             let now = Time(1_000_000_000 + millis * 1000);

@@ -145,6 +145,7 @@ impl Node {
         let now = self.now();
         let probe_every = self.routing.probe_every();
         let Some(session) = self.sessions.get(&link) else { return };
+        self.neighbours.round_trip(session.peer, micros);
         let (at, rtt, id) = (moment(now), Duration::from_micros(micros), SessionId(link.0));
         let Routing { measuring, liveness, .. } = &mut self.routing;
         let is_first = !measuring.contains_key(&link);
@@ -153,7 +154,7 @@ impl Node {
             Measuring { meter: Meter::default(), kind: addresses::kind_of(&session.address), rate: None }
         });
         if liveness.answered(at, id, rtt) {
-            measuring.meter.answered(at, micros);
+            measuring.meter.answered(at, micros, liveness.is_in_use(at, id));
         }
         if measuring.meter.is_new() {
             liveness.doubt(at, id);

@@ -47,6 +47,11 @@ impl Sessions {
         self.up.get(link)
     }
 
+    /// The link with a peer.
+    pub(crate) fn link_with(&self, peer: &Key) -> Option<LinkId> {
+        self.up.iter().find(|(_, session)| session.peer == *peer).map(|(link, _)| *link)
+    }
+
     /// The session with a peer.
     pub(crate) fn with(&self, peer: &Key) -> Option<&Session> {
         self.up.values().find(|session| session.peer == *peer)

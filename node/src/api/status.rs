@@ -5,6 +5,7 @@ use axum::extract::State;
 use crdt::id::DeviceId;
 use crdt::statement::Body;
 use serde_json::{Value, json};
+use transport::Reason;
 
 use super::routes::link_to_json;
 use super::{Api, Problem};
@@ -96,6 +97,7 @@ pub(super) async fn peers(State(api): State<Api>) -> Result<Json<Value>, Problem
                 "compared": link.as_ref().map(|link| link.is_ready),
                 "backlog": link.as_ref().map(|link| link.backlog),
                 "rtt_ms": link.as_ref().and_then(|link| link.rtt_micros).map(|micros| micros as f64 / 1000.0),
+                "why": session.and_then(|_| node.neighbours.reason(&key)).map(why),
                 "rate_bytes_per_s": link.as_ref().and_then(|link| link.delivery_rate),
                 "measured": link.and_then(|link| node.routing.state(&link.link)).map(|state| link_to_json(&state)),
                 "known_addresses": node.neighbours.addresses(&key),
@@ -105,6 +107,19 @@ pub(super) async fn peers(State(api): State<Api>) -> Result<Json<Value>, Problem
         Value::Array(peers)
     };
     Ok(Json(api.agent.look(list).await?))
+}
+
+/// The word for why a link is held.
+fn why(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Few => "all are linked",
+        Reason::Zone => "another zone",
+        Reason::Far => "far",
+        Reason::Near => "near",
+        Reason::Trial => "trial",
+        Reason::Island => "nothing else led there",
+        Reason::Sought => "the peer sought it",
+    }
 }
 
 /// Every source that the collector looked at.

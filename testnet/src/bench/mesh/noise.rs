@@ -84,7 +84,7 @@ fn announcements(topology: &mut Topology, random: &mut Random) -> Vec<Announceme
                 if random.below(LATE_ONE_IN) == 0 {
                     rtt += 2 * line.delay_us + 50_000;
                 }
-                meter.answered(Duration::from_secs(second), rtt);
+                meter.answered(Duration::from_secs(second), rtt, false);
                 if !meter.settle() {
                     continue;
                 }

@@ -1,0 +1,390 @@
+//! Whom to hold links to: all where they are few; else about twelve, most of them near, some far (decision 016).
+//!
+//! Links are mutual: whoever dialled it, a link counts for both ends. So a node dials only what it lacks, and what it lacks
+//! first is ways out: other zones, and members that a hash picks for it. Pure: times and measurements come in, whom to dial
+//! ([`Overlay::wanted`]) and whom to let go ([`Overlay::poll_drop`]) come out.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::peer::PeerKey;
+use crate::routes::Routes;
+
+#[cfg(test)]
+mod tests;
+
+/// Up to so many others, all are linked.
+const FULL: usize = 12;
+/// Links that a node brings about, and the most that it keeps.
+const DEGREE: usize = 12;
+const DEGREE_MAX: usize = 16;
+/// Other zones in which a node has a link.
+const ZONES: usize = 2;
+/// So many of the members with the greatest hashes are linked, of so many.
+const FAR: usize = 2;
+const FAR_OF: usize = 8;
+/// A link is let go for one with less than this share of its round trip, in tenths.
+const SWAP_TENTHS: u64 = 7;
+/// No link is let go before.
+const YOUNG: Duration = Duration::from_secs(10);
+/// One that its peer closes before is refused, and the peer passed over for so long.
+const REFUSED: Duration = Duration::from_secs(30);
+const PASSED_OVER: Duration = Duration::from_secs(300);
+/// A dial of which nothing is heard is over after so long.
+const DIAL: Duration = Duration::from_secs(20);
+/// From one trial to the next at least, and a member at least: all of a fleet hear of each link that comes and goes. And how
+/// long one may take.
+const TRIAL_EVERY: Duration = Duration::from_secs(30);
+const TRIAL_EVERY_MEMBER: Duration = Duration::from_secs(2);
+const TRIAL: Duration = Duration::from_secs(15);
+/// From one member that is not reached to the next; at least, and at most.
+const ISLAND_EVERY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(120)];
+/// A fleet tries so many of them a second together.
+const ISLANDS_A_SECOND: u32 = 10;
+
+/// Why a node holds a link, or seeks one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// The fleet is small: everyone is linked with everyone.
+    Few,
+    /// It is in a zone that is not linked otherwise.
+    Zone,
+    /// A hash of both keys picked it.
+    Far,
+    /// It is near.
+    Near,
+    /// To see how near it is.
+    Trial,
+    /// No way leads there.
+    Island,
+    /// The peer sought it.
+    Sought,
+}
+
+#[derive(Debug, Clone)]
+struct Member {
+    zone: String,
+    /// Of both keys, the same at both ends.
+    hash: u64,
+    /// What a round trip took when it was last linked, microseconds.
+    rtt_micros: Option<u64>,
+    /// It closed a link at once.
+    passed_over_until: Duration,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Link {
+    since: Duration,
+    reason: Reason,
+    /// Round trips that were measured.
+    measured: u32,
+}
+
+/// What a node knows of its place in the mesh.
+#[derive(Debug, Clone)]
+pub struct Overlay {
+    me: PeerKey,
+    zone: String,
+    members: BTreeMap<PeerKey, Member>,
+    links: BTreeMap<PeerKey, Link>,
+    /// Those that are being dialled: why, and until when that may take.
+    dialled: BTreeMap<PeerKey, (Reason, Duration)>,
+    /// Whom to dial now, and why.
+    wanted: BTreeMap<PeerKey, Reason>,
+    drops: VecDeque<PeerKey>,
+    /// Who is on trial, and until when.
+    trial: Option<(PeerKey, Duration)>,
+    trial_at: Duration,
+    island_at: Duration,
+    random: u64,
+}
+
+/// What the owner knows beside.
+pub struct Surroundings<'a> {
+    /// The ways through the mesh.
+    pub routes: &'a Routes,
+    /// Whether a member can be dialled now: it is known where it is, and it was not tried just now.
+    pub can_dial: &'a dyn Fn(&PeerKey) -> bool,
+}
+
+impl Overlay {
+    /// A node without members; `random` decides what is left to chance.
+    pub fn new(me: PeerKey, random: u64) -> Overlay {
+        Overlay {
+            me,
+            zone: String::new(),
+            members: BTreeMap::new(),
+            links: BTreeMap::new(),
+            dialled: BTreeMap::new(),
+            wanted: BTreeMap::new(),
+            drops: VecDeque::new(),
+            trial: None,
+            trial_at: Duration::ZERO,
+            island_at: Duration::ZERO,
+            random,
+        }
+    }
+
+    /// All other members with their zones, and the own zone.
+    pub fn members(&mut self, zone: String, zones: BTreeMap<PeerKey, String>) {
+        self.zone = zone;
+        self.members.retain(|peer, _| zones.contains_key(peer));
+        for (peer, zone) in zones {
+            let hash = rendezvous(&self.me, &peer);
+            let new = || Member { zone: String::new(), hash, rtt_micros: None, passed_over_until: Duration::ZERO };
+            self.members.entry(peer).or_insert_with(new).zone = zone;
+        }
+    }
+
+    /// A link is up.
+    pub fn up(&mut self, now: Duration, peer: PeerKey) {
+        let reason = self.dialled.remove(&peer).map_or(Reason::Sought, |(reason, _)| reason);
+        self.links.insert(peer, Link { since: now, reason, measured: 0 });
+    }
+
+    /// A round trip of a link was measured.
+    pub fn measured(&mut self, peer: PeerKey, rtt_micros: u64) {
+        if let Some(link) = self.links.get_mut(&peer) {
+            link.measured = link.measured.saturating_add(1);
+        }
+        if let Some(member) = self.members.get_mut(&peer) {
+            member.rtt_micros = Some(rtt_micros);
+        }
+    }
+
+    /// A link is gone.
+    pub fn down(&mut self, now: Duration, peer: PeerKey) {
+        let Some(link) = self.links.remove(&peer) else { return };
+        if now < link.since + REFUSED
+            && link.reason != Reason::Sought
+            && let Some(member) = self.members.get_mut(&peer)
+        {
+            member.passed_over_until = now + PASSED_OVER;
+        }
+    }
+
+    /// A wanted member is being dialled; [`Overlay::up`] or [`Overlay::failed`] follows.
+    pub fn dialled(&mut self, now: Duration, peer: PeerKey) {
+        let reason = self.wanted.remove(&peer).unwrap_or(Reason::Sought);
+        self.dialled.insert(peer, (reason, now + DIAL));
+    }
+
+    /// It could not be dialled.
+    pub fn failed(&mut self, peer: PeerKey) {
+        self.dialled.remove(&peer);
+    }
+
+    /// Whom to dial now, and why, as of the last [`Overlay::choose`].
+    pub fn wanted(&self) -> &BTreeMap<PeerKey, Reason> {
+        &self.wanted
+    }
+
+    /// Whose link to close.
+    pub fn poll_drop(&mut self) -> Option<PeerKey> {
+        self.drops.pop_front()
+    }
+
+    /// Whether there are fewer links than there should be: those that cannot be dialled now are to be tried again.
+    pub fn is_short(&self) -> bool {
+        self.links.len() + self.dialled.len() < DEGREE.min(self.members.len())
+    }
+
+    /// When to choose again even if nothing happens.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let next_trial = (!self.is_short()).then_some(self.trial_at);
+        let trial = self.trial.map(|(_, until)| until).or(next_trial);
+        (self.members.len() > FULL).then(|| trial.map_or(self.island_at, |trial| trial.min(self.island_at)))
+    }
+
+    /// Why a link is held.
+    pub fn reason(&self, peer: &PeerKey) -> Option<Reason> {
+        self.links.get(peer).map(|link| link.reason)
+    }
+
+    fn chance(&mut self, of: usize) -> usize {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) as usize % of.max(1)
+    }
+
+    /// Decides anew whom to dial and whom to let go.
+    pub fn choose(&mut self, now: Duration, around: &Surroundings<'_>) {
+        self.wanted.clear();
+        self.dialled.retain(|_, (_, until)| *until > now);
+        let is_open = |(peer, member): &(&PeerKey, &Member)| {
+            let is_known = self.links.contains_key(*peer) || self.dialled.contains_key(*peer);
+            !is_known && member.passed_over_until <= now && (around.can_dial)(peer)
+        };
+        let open: Vec<PeerKey> = self.members.iter().filter(is_open).map(|(peer, _)| *peer).collect();
+        if self.members.len() <= FULL {
+            self.wanted = open.into_iter().map(|peer| (peer, Reason::Few)).collect();
+            return;
+        }
+        let held = self.links.len() + self.dialled.len();
+        // What is far is sought also where others have filled the links; what is near, only where links are missing.
+        let needed = self.needed(&open);
+        self.wanted.extend(needed.into_iter().take(DEGREE_MAX.saturating_sub(held)));
+        let lack = DEGREE.saturating_sub(held + self.wanted.len());
+        if lack > 0 {
+            let near: Vec<PeerKey> = open.iter().filter(|peer| !self.wanted.contains_key(peer)).copied().collect();
+            let nearest = self.nearest(near, lack);
+            self.wanted.extend(nearest.into_iter().map(|peer| (peer, Reason::Near)));
+        }
+        self.seek_islands(now, &open, around);
+        self.try_one(now, held < DEGREE, &open, around);
+        if self.links.len() > DEGREE_MAX
+            && let Some(worst) = self.worst(now, around)
+        {
+            self.drops.push_back(worst);
+        }
+    }
+
+    /// Whom to link so that the mesh stays in one piece: other zones first.
+    fn needed(&self, open: &[PeerKey]) -> Vec<(PeerKey, Reason)> {
+        let held: BTreeSet<&PeerKey> = self.links.keys().chain(self.dialled.keys()).collect();
+        let zone_of = |peer: &PeerKey| self.members.get(peer).map(|member| member.zone.as_str());
+        let mut zones: BTreeSet<&str> = held.iter().filter_map(|peer| zone_of(peer)).collect();
+        zones.insert(&self.zone);
+        let hash = |peer: &PeerKey| self.members.get(peer).map_or(0, |member| member.hash);
+        let mut by_hash = open.to_vec();
+        by_hash.sort_unstable_by_key(|peer| std::cmp::Reverse((hash(peer), *peer)));
+        let mut needed = Vec::new();
+        for peer in &by_hash {
+            // The own zone is one of them.
+            if zones.len() <= ZONES && zone_of(peer).is_some_and(|zone| zones.insert(zone)) {
+                needed.push((*peer, Reason::Zone));
+            }
+        }
+        let far = self.far();
+        let lacking = FAR.saturating_sub(far.iter().filter(|peer| held.contains(peer)).count());
+        needed.extend(by_hash.iter().filter(|peer| far.contains(peer)).take(lacking).map(|peer| (*peer, Reason::Far)));
+        needed
+    }
+
+    /// So many members that are, or seem, the nearest; of those that seem equally near, the hash decides.
+    fn nearest(&self, mut open: Vec<PeerKey>, count: usize) -> Vec<PeerKey> {
+        let guesses = self.guesses();
+        let hash = |peer: &PeerKey| self.members.get(peer).map_or(0, |member| member.hash);
+        open.sort_by_cached_key(|peer| (self.guess(peer, &guesses), std::cmp::Reverse(hash(peer))));
+        open.truncate(count);
+        open
+    }
+
+    /// The members with the greatest hashes.
+    fn far(&self) -> BTreeSet<PeerKey> {
+        let mut all: Vec<(u64, PeerKey)> = self.members.iter().map(|(peer, member)| (member.hash, *peer)).collect();
+        let first = all.len().saturating_sub(FAR_OF);
+        if first > 0 {
+            all.select_nth_unstable(first);
+        }
+        all[first..].iter().map(|(_, peer)| *peer).collect()
+    }
+
+    /// The least round trip that was measured in each zone, microseconds.
+    fn guesses(&self) -> BTreeMap<&str, u64> {
+        let mut guesses = BTreeMap::new();
+        for (zone, rtt) in self.members.values().filter_map(|member| Some((member.zone.as_str(), member.rtt_micros?))) {
+            let least = guesses.entry(zone).or_insert(rtt);
+            *least = rtt.min(*least);
+        }
+        guesses
+    }
+
+    /// What a round trip to a member takes, or may take: in the own zone next to nothing, elsewhere as to others there.
+    fn guess(&self, peer: &PeerKey, guesses: &BTreeMap<&str, u64>) -> u64 {
+        let Some(member) = self.members.get(peer) else { return u64::MAX };
+        let otherwise = if member.zone == self.zone { 0 } else { u64::MAX };
+        member.rtt_micros.or_else(|| guesses.get(member.zone.as_str()).copied()).unwrap_or(otherwise)
+    }
+
+    /// Of the members to whom no way leads, one at a time.
+    fn seek_islands(&mut self, now: Duration, open: &[PeerKey], around: &Surroundings<'_>) {
+        if self.island_at > now {
+            return;
+        }
+        let [least, most] = ISLAND_EVERY;
+        let together = Duration::from_secs(1) * self.members.len() as u32 / ISLANDS_A_SECOND;
+        self.island_at = now + together.clamp(least, most);
+        let unreached: Vec<PeerKey> = open.iter().filter(|peer| around.routes.ways(peer).is_empty()).copied().collect();
+        if !unreached.is_empty() {
+            let at = self.chance(unreached.len());
+            self.wanted.entry(unreached[at]).or_insert(Reason::Island);
+        }
+    }
+
+    /// Begins a trial where it is time for one, and ends one.
+    fn try_one(&mut self, now: Duration, is_short: bool, open: &[PeerKey], around: &Surroundings<'_>) {
+        if let Some((peer, until)) = self.trial {
+            let is_measured = self.links.get(&peer).is_some_and(|link| link.measured >= 2);
+            if is_measured {
+                self.judge(now, peer, around);
+            }
+            if is_measured || until <= now {
+                self.trial = None;
+            }
+            return;
+        }
+        let next_trial = now + TRIAL_EVERY.max(TRIAL_EVERY_MEMBER * self.members.len() as u32);
+        if is_short {
+            self.trial_at = next_trial;
+        }
+        if self.trial_at > now {
+            return;
+        }
+        self.trial_at = next_trial;
+        let is_new = |peer: &&PeerKey| self.members.get(peer).is_some_and(|member| member.rtt_micros.is_none());
+        let new: Vec<PeerKey> = open.iter().filter(is_new).copied().collect();
+        let is_near = |peer: &&PeerKey| self.members.get(peer).is_some_and(|member| member.zone == self.zone);
+        let near: Vec<PeerKey> = new.iter().filter(is_near).copied().collect();
+        let from = if near.is_empty() || self.chance(2) == 0 { new } else { near };
+        if !from.is_empty() {
+            let peer = from[self.chance(from.len())];
+            self.trial = Some((peer, now + TRIAL));
+            self.wanted.insert(peer, Reason::Trial);
+        }
+    }
+
+    /// Of a trial and the worst link one goes.
+    fn judge(&mut self, now: Duration, trial: PeerKey, around: &Surroundings<'_>) {
+        let rtt = |peer: &PeerKey| self.members.get(peer).and_then(|member| member.rtt_micros).unwrap_or(u64::MAX);
+        let worst = self.worst(now, around).filter(|worst| *worst != trial);
+        match worst {
+            Some(worst) if rtt(&trial).saturating_mul(10) < rtt(&worst).saturating_mul(SWAP_TENTHS) => {
+                self.drops.push_back(worst);
+                if let Some(link) = self.links.get_mut(&trial) {
+                    link.reason = Reason::Near;
+                }
+            }
+            _ if self.links.len() > DEGREE && !around.routes.is_bridge(&trial) => self.drops.push_back(trial),
+            _ => {}
+        }
+    }
+
+    /// The link with the longest round trip of those that are not needed.
+    fn worst(&self, now: Duration, around: &Surroundings<'_>) -> Option<PeerKey> {
+        let far = self.far();
+        let zone_of = |peer: &PeerKey| self.members.get(peer).map(|member| member.zone.as_str());
+        let in_zone = |zone: Option<&str>| self.links.keys().filter(|peer| zone_of(peer) == zone).count();
+        let is_needed = |peer: &PeerKey| {
+            let is_far = far.contains(peer) && self.links.keys().filter(|peer| far.contains(peer)).count() <= FAR;
+            is_far || in_zone(zone_of(peer)) == 1
+        };
+        let old = self.links.iter().filter(|(_, link)| link.since + YOUNG <= now);
+        let free = old.filter(|(peer, _)| !is_needed(peer) && !self.drops.contains(peer));
+        let rtt = |peer: &PeerKey| self.members.get(peer).and_then(|member| member.rtt_micros);
+        let mut by_rtt: Vec<(u64, PeerKey)> = free.filter_map(|(peer, _)| Some((rtt(peer)?, *peer))).collect();
+        by_rtt.sort_unstable();
+        by_rtt.into_iter().rev().map(|(_, peer)| peer).find(|peer| !around.routes.is_bridge(peer))
+    }
+}
+
+/// A hash of two keys, whichever comes first (rendezvous hashing, Thaler and Ravishankar 1998; mixed as SplitMix64).
+fn rendezvous(one: &PeerKey, other: &PeerKey) -> u64 {
+    let (low, high) = (one.min(other), one.max(other));
+    let words = [low, high].into_iter().flat_map(|key| key.0.as_chunks::<8>().0.iter().copied());
+    words.fold(0, |hash, word| {
+        let mut mixed: u64 = (hash ^ u64::from_le_bytes(word)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    })
+}
