@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Real nodes in network namespaces: the network between them is as asked, four scenarios hold, a lab does what its verbs
-# say, and one that is killed leaves nothing. FLEETSYNC and TESTNET name the programs.
+# Real nodes in network namespaces: four scenarios hold, a lab does what its verbs say, and one that is killed leaves
+# nothing. FLEETSYNC and TESTNET name the programs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 kept=$(mktemp -d /tmp/lab-check.XXXXXX)
@@ -15,7 +15,6 @@ fail() {
 # Root, ip(8), setpriv(1) and a TUN device, or exit 77 with the reason as the last line.
 "$TESTNET" lab check
 
-"$TESTNET" bench lab
 for scenario in partition three-ways freeze rolling-restart; do
     "$TESTNET" lab run "$scenario" --dir "$dir"
 done
