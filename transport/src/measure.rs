@@ -204,13 +204,14 @@ mod tests {
     #[test]
     fn a_link_that_is_much_slower_is_so_after_four_round_trips() {
         let steady = || std::iter::repeat_n(20_000, 64);
-        let shown = |rtts: &[u64]| measured(steady().chain(rtts.iter().copied()), true).measured().unwrap();
+        let shown =
+            |rtts: &[u64]| measured(steady().chain(rtts.iter().copied()), true).measured().expect("it was probed");
         assert_eq!(shown(&[200_000; 3]).rtt_micros, 20_000, "they may have been lost");
         let slower = shown(&[200_000, 201_000, 200_500, 200_200]);
         assert_eq!((slower.rtt_micros, slower.loss_ppm), (200_000, 0));
         let back = shown(&[200_000, 201_000, 200_500, 200_200, 21_000]);
         assert_eq!(back.rtt_micros, 21_000, "a faster one is believed at once");
-        let idle = after(steady().chain([200_000; 4])).measured().unwrap();
+        let idle = after(steady().chain([200_000; 4])).measured().expect("it was probed");
         assert_eq!(idle.rtt_micros, 20_000, "nobody uses it: a busy machine is late as well");
         let mut meter = measured(steady().chain([200_000]), true);
         assert!(meter.is_in_doubt());
@@ -221,7 +222,9 @@ mod tests {
     #[test]
     fn a_link_that_loses_much_does_so_after_eight_round_trips() {
         let loss = |rtts: &[u64]| {
-            measured(std::iter::repeat_n(20_000, 64).chain(rtts.iter().copied()), true).measured().unwrap()
+            measured(std::iter::repeat_n(20_000, 64).chain(rtts.iter().copied()), true)
+                .measured()
+                .expect("it was probed")
         };
         let lossy = loss(&[90_000, 20_000, 90_000, 90_000, 20_000, 90_000]);
         assert_eq!(loss(&[90_000, 20_000, 90_000, 20_000, 20_000, 90_000]).loss_ppm, 187_500);

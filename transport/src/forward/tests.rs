@@ -383,16 +383,18 @@ fn one_neighbour_cannot_take_all_the_room() {
     let mut world = square();
     let (forwarder, routes) = &mut world.nodes[1];
     for number in 0..MAX_UNDER_WAY_OF_PEER as u64 {
-        forwarder.message(Duration::ZERO, key(0), request(0, number, &[0]), routes).unwrap();
+        forwarder.message(Duration::ZERO, key(0), request(0, number, &[0]), routes).expect("nobody breaks the rules");
     }
     while forwarder.poll_action().is_some() {}
-    forwarder.message(Duration::ZERO, key(0), request(0, 1 << 20, &[0]), routes).unwrap();
+    forwarder.message(Duration::ZERO, key(0), request(0, 1 << 20, &[0]), routes).expect("nobody breaks the rules");
     let id = RequestId { from: key(0), number: 1 << 20 };
     let back = Message::NoWay(NoWay { id, failed: vec![] });
     assert_eq!(forwarder.poll_action(), Some(Action::Send { peer: key(0), message: back }));
     // Another one has room still.
     let Message::Request(other) = request(2, 1, &[2, 3]) else { unreachable!() };
-    forwarder.message(Duration::ZERO, key(3), Message::Request(Request { to: key(0), ..other }), routes).unwrap();
+    forwarder
+        .message(Duration::ZERO, key(3), Message::Request(Request { to: key(0), ..other }), routes)
+        .expect("nobody breaks the rules");
     assert_eq!(forwarder.len(), MAX_UNDER_WAY_OF_PEER + 1);
     // What is over makes room.
     forwarder.timer(LIFETIME);

@@ -42,7 +42,7 @@ fn key(node: usize) -> PeerKey {
 }
 
 fn number(key: &PeerKey) -> usize {
-    u64::from_be_bytes(key.0[..8].try_into().unwrap()) as usize
+    u64::from_be_bytes(key.0[..8].try_into().expect("eight bytes")) as usize
 }
 
 fn ends(a: usize, b: usize) -> (usize, usize) {

@@ -155,7 +155,7 @@ impl Ground {
             Fault::Frozen => self.fleet.freeze(hub)?,
             Fault::Killed => self.fleet.kill(hub),
             Fault::Cut => network.cut(near, far),
-            Fault::OneWay if trial / 2 % 2 == 0 => network.cut_one_way(near, far),
+            Fault::OneWay if (trial / 2).is_multiple_of(2) => network.cut_one_way(near, far),
             Fault::OneWay => network.cut_one_way(far, near),
             Fault::Lossy => network.bend(near, far, &Bend::loss(30.0)),
             Fault::Slow => network.bend(near, far, &Bend { rtt_times: Some(10.0), ..Bend::default() }),

@@ -76,7 +76,7 @@ proptest! {
     #[test]
     fn no_bytes_panic(bytes: Vec<u8>) {
         if let Ok(message) = Message::decode(&bytes) {
-            let _ = Message::decode(&message.encode()).unwrap();
+            Message::decode(&message.encode()).expect("what was read can be read again");
         }
     }
 }
