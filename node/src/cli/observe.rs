@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::ping::{self, PingArgs};
 use super::{Common, Failure, Outcome, code};
-use crate::output::{Format, age, escaped, json, line, print, scalar, table, time_text};
+use crate::output::{Format, age, bytes_text, escaped, json, line, print, scalar, table, time_text};
 
 /// `events`
 #[derive(Args)]
@@ -57,6 +57,13 @@ pub(crate) async fn status(common: &Common) -> Outcome {
         vec!["root_durable".to_owned(), scalar(&status["root_durable"])],
         vec!["root".to_owned(), scalar(&status["root"])],
     ];
+    for relayed in status["relayed"].as_array().into_iter().flatten() {
+        let bytes = bytes_text(relayed["bytes"].as_u64().unwrap_or(0));
+        rows.push(vec![
+            "relayed".to_owned(),
+            format!("{bytes} for {} from {}", scalar(&relayed["for"]), scalar(&relayed["from"])),
+        ]);
+    }
     if status["offline"] == Value::Bool(true) {
         rows.push(vec!["offline".to_owned(), "yes, until fleetsync node online".to_owned()]);
     }
