@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
+mod congestion;
 mod quic;
 #[cfg(test)]
 mod tests;

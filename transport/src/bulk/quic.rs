@@ -1,4 +1,4 @@
-//! QUIC as the bulk plane uses it: libp2p's certificates, BBR, windows for long fat links.
+//! QUIC as the bulk plane uses it: libp2p's certificates, windows for long fat links.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use libp2p::PeerId;
 use libp2p::identity::Keypair;
-use quinn::congestion::BbrConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::rustls::pki_types::CertificateDer;
 use quinn::{ClientConfig, Connection, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt};
 
 use super::BulkError;
+use super::congestion::DelayConfig;
 use crate::peer::PeerKey;
 
 const ALPN: &[u8] = b"fleetsync-bulk/1";
@@ -73,8 +73,7 @@ fn transport() -> TransportConfig {
     mtu.upper_bound(MTU_MAX);
     let mut transport = TransportConfig::default();
     transport
-        // A loss says little of congestion where radio is part of the way.
-        .congestion_controller_factory(Arc::new(BbrConfig::default()))
+        .congestion_controller_factory(Arc::new(DelayConfig))
         .max_idle_timeout(Some(VarInt::from_u32(IDLE_MS).into()))
         .mtu_discovery_config(Some(mtu))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))

@@ -152,7 +152,7 @@ impl Links {
 
     /// The connection that carries the session with a peer.
     pub(super) fn carrying(&self, peer: PeerKey) -> Option<ConnectionId> {
-        self.current.get(&peer).filter(|current| current.up).map(|current| current.connection)
+        self.current.get(&peer).map(|current| current.connection)
     }
 
     /// The peer whose session a connection carries.
