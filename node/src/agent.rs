@@ -38,6 +38,7 @@ pub(crate) mod link_document;
 mod neighbours;
 mod outbox;
 mod presence;
+mod pulse;
 mod routing;
 mod sessions;
 mod storing;
@@ -55,6 +56,7 @@ pub(crate) use handle::{Agent, Stopped};
 pub(crate) use joins::{OFFLINE, Wishes};
 pub(crate) use neighbours::Neighbours;
 pub(crate) use presence::Presence;
+pub(crate) use pulse::Pulse;
 use routing::Routing;
 use sessions::Sessions;
 use syncer::{Syncer, Ticket};
@@ -77,6 +79,8 @@ pub(crate) struct Setup {
     pub(crate) key: SigningKey,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) mesh: MeshSetup,
+    /// Where a service manager wants signs of life.
+    pub(crate) pulse: Option<Pulse>,
 }
 
 /// How the mesh is started.
@@ -140,6 +144,7 @@ pub(crate) struct Node {
     restored: watch::Sender<u64>,
     space_check_at: Instant,
     group_sync_at: Option<Instant>,
+    pulse: Option<Pulse>,
     /// Threads that judge changes.
     threads: usize,
     /// Why the node cannot go on, where that is so.
@@ -252,6 +257,7 @@ fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
         restored,
         space_check_at: now,
         group_sync_at: None,
+        pulse: setup.pulse,
         threads,
         failure: None,
     };
@@ -548,7 +554,8 @@ impl Node {
         let report = self.neighbours.report_timeout().map(at);
         let routing = self.routing.poll_timeout().map(at);
         let forwarding = self.forwarding.poll_timeout().map(at);
-        [engine, mesh, report, routing, forwarding, self.group_sync_at, Some(self.space_check_at)]
+        let pulse = self.pulse.as_ref().map(Pulse::next);
+        [engine, mesh, report, routing, forwarding, pulse, self.group_sync_at, Some(self.space_check_at)]
             .into_iter()
             .flatten()
             .min()
@@ -575,5 +582,6 @@ impl Node {
         self.forwarding_timers();
         self.dial_due();
         self.report_links();
+        self.beat();
     }
 }

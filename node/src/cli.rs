@@ -22,6 +22,7 @@ mod ping;
 mod route;
 mod run;
 mod sign;
+mod ticket;
 
 /// Every device of a fleet knows the whole fleet: hardware, environment, resources, configuration and policy,
 /// without a coordinator.

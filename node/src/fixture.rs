@@ -183,6 +183,7 @@ fn setup(folder: Folder, clock: Arc<JumpingClock>) -> Setup {
         folder,
         clock,
         mesh: MeshSetup { listen: Listen::loopback(), mdns: false, is_metered: false, bulk_port: BulkPort::Fixed(0) },
+        pulse: None,
     }
 }
 

@@ -5,6 +5,7 @@
 //! * [`judging`]: threads that judge waiting changes ahead of the engine
 //! * `keys`: the person's keys, which never enter the daemon
 //! * `agent`: the one task that owns the engine, and what it does with its effects
+//! * `supervisor`: what the service manager is told
 //! * `api` and [`client`]: HTTP/JSON on a Unix socket
 //! * `cli`: what a person types
 #![deny(missing_docs, unreachable_pub)]
@@ -24,6 +25,7 @@ mod keys;
 mod output;
 mod settings;
 pub mod store;
+mod supervisor;
 mod telemetry;
 
 /// Runs the command line and returns its exit code (DESIGN 5).

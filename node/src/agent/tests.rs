@@ -1,5 +1,7 @@
 //! Nodes whose wall clocks are wrong: the wall clock stamps what people read, and decides nothing. And a mesh that never
-//! rests.
+//! rests. And what a service manager hears.
+
+use std::time::Duration;
 
 use crdt::schema::{DocumentName, Kind, Value};
 use crdt::statement::{Assigned, Body};
@@ -7,9 +9,10 @@ use serde_json::{Value as Json, json};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::TryRecvError;
 
-use super::{Inbox, MESH_EVENTS_MAX, NodeEvent, open, run};
+use super::{Inbox, MESH_EVENTS_MAX, Node, NodeEvent, Pulse, Setup, open, run, start};
 use crate::clock::Clock;
 use crate::fixture::{Fleet, JumpingClock, Running, within};
+use crate::supervisor::Supervisor;
 
 /// A day in 2026, milliseconds since 1970.
 const TODAY_MS: u64 = 1_790_000_000_000;
@@ -206,4 +209,49 @@ async fn a_device_on_battery_says_so_of_its_links() {
         .await;
     a.stop().await;
     b.stop().await;
+}
+
+/// The watchdog's signs of life come from the agent's task: none while that is stuck, whatever else runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stuck_agent_gives_no_sign_of_life() {
+    const WATCHDOG: Duration = Duration::from_millis(20);
+    let fleet = Fleet::new();
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("notify");
+    let manager = tokio::net::UnixDatagram::bind(&socket).unwrap();
+    let heard = async || {
+        let mut bytes = [0; 256];
+        manager
+            .recv(&mut bytes)
+            .await
+            .map(|_| bytes.starts_with(b"WATCHDOG=1\nSTATUS=linked with 0 of 0 others, "))
+            .unwrap()
+    };
+    let supervisor = Supervisor::at(socket.as_os_str(), Some(WATCHDOG)).unwrap();
+    let pulse = Some(Pulse::new(supervisor, tokio::time::Instant::now()));
+    let setup = fleet.founded("a", JumpingClock::at(TODAY_MS));
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let (agent, _plane, task) = start(Setup { pulse, ..setup }, stopped).unwrap();
+    assert!(heard().await && heard().await);
+
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (entered, is_stuck) = tokio::sync::oneshot::channel();
+    let stuck = tokio::spawn(async move {
+        let stick = move |_: &Node| {
+            entered.send(()).unwrap();
+            // An error means that the test is over.
+            let _ = released.recv();
+        };
+        agent.look(stick).await
+    });
+    is_stuck.await.unwrap();
+    // What was sent before that.
+    while manager.try_recv(&mut [0; 256]).is_ok() {}
+    let silence = tokio::time::timeout(WATCHDOG * 10, heard()).await;
+    assert!(silence.is_err(), "something else than the agent spoke");
+    release.send(()).unwrap();
+    stuck.await.unwrap().unwrap();
+    assert!(heard().await);
+    stop.send(()).unwrap();
+    task.await.unwrap().unwrap();
 }

@@ -6,14 +6,14 @@ use clap::Args;
 use crdt::id::FleetId;
 use crdt::join::JoinRefusal;
 use crdt::statement::check_word;
-use crdt::ticket::{Address, Ticket};
+use crdt::ticket::Address;
 use ed25519_dalek::SigningKey;
 
-use super::{Common, Failure, Outcome, code};
+use super::{Common, Failure, Outcome, code, ticket};
 use crate::agent::OFFLINE;
 use crate::clock::SystemClock;
-use crate::folder::{Folder, FolderError, random};
-use crate::identity::{EnrolError, FirstDevice, ask_to_join, found, genesis, join as join_fleet};
+use crate::folder::{Folder, FolderError, random, read_node};
+use crate::identity::{EnrolError, FirstDevice, ask_to_join, found, genesis};
 use crate::keys::{KeyKind, Keys, Passphrase};
 use crate::output::{line, note};
 
@@ -37,8 +37,7 @@ pub(crate) struct InitArgs {
 /// `join`
 #[derive(Args)]
 pub(crate) struct JoinArgs {
-    /// What `fleetsync member invite` printed
-    #[arg(required_unless_present = "ask")]
+    /// What `fleetsync member invite` printed [env: FLEETSYNC_TICKET, or FLEETSYNC_TICKET_FILE, a file that is waited for]
     ticket: Option<String>,
     /// Ask a member without a ticket, and wait for an operator's `fleetsync member approve`
     #[arg(long, value_name = "KEY@ADDRESS", conflicts_with = "ticket", requires_all = ["fleet", "name"])]
@@ -138,15 +137,6 @@ pub(crate) fn init(common: &Common, args: InitArgs) -> Outcome {
     Ok(())
 }
 
-/// Reads a ticket.
-pub(crate) fn ticket_of(text: &str) -> Result<Ticket, Failure> {
-    text.trim().parse().map_err(|error| {
-        Failure::new(code::USAGE, "this is no ticket")
-            .cause(error)
-            .hint("fleetsync member invite --name NAME  # on a member; the whole line that it prints is the ticket")
-    })
-}
-
 /// `KEY@ADDRESS`, as `fleetsync status` of a member shows it.
 fn member_of(word: &str) -> Result<Address, Failure> {
     let malformed = || {
@@ -157,26 +147,32 @@ fn member_of(word: &str) -> Result<Address, Failure> {
     Ok(Address { peer: peer.parse().map_err(|error| malformed().cause(error))?, address: address.to_owned() })
 }
 
-/// Joins with a ticket, or asks for approval.
+/// Joins with a ticket, or asks for approval. Nothing is to do where the environment's ticket is for the first start only.
 pub(crate) async fn join(common: &Common, args: &JoinArgs) -> Outcome {
-    let clock = SystemClock::new();
-    let (name, fleet, folder) = match (&args.ticket, &args.ask, args.fleet, &args.name) {
-        (Some(ticket), ..) => {
-            let ticket = ticket_of(ticket)?;
-            let folder = Folder::lock(&common.data_dir()?)?;
-            folder.refuse_member()?;
-            (join_fleet(&folder, &clock, &ticket).await?, ticket.fleet, folder)
-        }
-        (None, Some(ask), Some(fleet), Some(name)) => {
+    let path = common.data_dir()?;
+    let (name, folder) = match (&args.ask, args.fleet, &args.name) {
+        (Some(ask), Some(fleet), Some(name)) => {
             let (member, name) = (member_of(ask)?, checked(name, "name")?);
-            let folder = Folder::lock(&common.data_dir()?)?;
+            let folder = Folder::lock(&path)?;
             folder.refuse_member()?;
             note(&format!("waiting for an operator: fleetsync member approve {name}"));
-            (ask_to_join(&folder, &clock, fleet, &member, &name).await?, fleet, folder)
+            let name = ask_to_join(&folder, &SystemClock::new(), fleet, &member, &name).await?;
+            note(&format!("this device is now {name} of fleet {fleet}"));
+            (name, folder)
         }
-        _ => return Err(Failure::new(code::USAGE, "a ticket is missing").hint("fleetsync join --help")),
+        _ => {
+            let missing = || Failure::new(code::USAGE, "a ticket is missing").hint("fleetsync join --help");
+            let source = ticket::source(args.ticket.as_ref()).ok_or_else(missing)?;
+            if args.ticket.is_none()
+                && let Ok(node) = read_node(&path)
+            {
+                note(&format!("this device is a member of fleet {} already", node.fleet));
+                return Ok(());
+            }
+            let (folder, name) = ticket::enrol(&path, source, None).await?;
+            (name, folder)
+        }
     };
-    note(&format!("this device is now {name} of fleet {fleet}"));
     note(&format!("next: fleetsync run --data-dir {}", folder.path().display()));
     line(&name);
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
@@ -10,20 +10,21 @@ use collectors::Collector;
 use crdt::id::FleetId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use transport::Listen;
 
-use super::enrol::ticket_of;
-use super::{Common, Failure, Outcome, code};
+use super::{Common, Failure, Outcome, code, ticket};
 use crate::agent::bulk::DEFAULT_BULK_PORT;
-use crate::agent::{self, BulkPort, MeshSetup, Setup};
+use crate::agent::{self, BulkPort, MeshSetup, Pulse, Setup};
 use crate::api::{self, Api};
 use crate::blobs::{Blobs, Limits, Service};
 use crate::clock::SystemClock;
-use crate::folder::{Folder, FolderError, NodeFile, read_node};
+use crate::folder::{Folder, FolderError, NodeFile};
 use crate::keys::quoted;
 use crate::output::note;
 use crate::settings::Settings;
 use crate::store::{OpenError, Store};
+use crate::supervisor::Supervisor;
 use crate::telemetry::{Explain, Plan, Telemetry};
 
 /// The mesh's port where none is asked for.
@@ -32,7 +33,8 @@ const DEFAULT_PORT: u16 = 4410;
 /// `run`
 #[derive(Args)]
 pub(crate) struct RunArgs {
-    /// Join with this ticket first; ignored when already a member [env: FLEETSYNC_TICKET, FLEETSYNC_TICKET_FILE]
+    /// Join with this ticket first; ignored when already a member [env: FLEETSYNC_TICKET, or FLEETSYNC_TICKET_FILE, a
+    /// file that is waited for]
     #[arg(long, value_name = "TICKET")]
     join: Option<String>,
     /// Local addresses of the mesh, joined by commas
@@ -97,45 +99,6 @@ impl From<OpenError> for Failure {
     }
 }
 
-fn ticket_from(args: &RunArgs) -> Result<Option<String>, Failure> {
-    if let Some(ticket) = &args.join {
-        return Ok(Some(ticket.clone()));
-    }
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    if let Some(ticket) = variable("FLEETSYNC_TICKET") {
-        return Ok(Some(ticket));
-    }
-    let Some(file) = variable("FLEETSYNC_TICKET_FILE") else { return Ok(None) };
-    let text = std::fs::read_to_string(&file).map_err(|error| {
-        let failure = Failure::new(code::USAGE, format!("the ticket in {file} cannot be read"));
-        failure.cause(error).hint(format!("ls -l {file}"))
-    })?;
-    Ok(Some(text))
-}
-
-/// The folder, and what it is a member of; joins first where a ticket says so. Without one a folder that is no member's
-/// is neither created nor changed.
-async fn member(path: &Path, args: &RunArgs) -> Result<(Folder, NodeFile), Failure> {
-    let ticket = match read_node(path) {
-        Ok(_) => None,
-        Err(error @ FolderError::NotMember(_)) => match ticket_from(args)? {
-            Some(text) => Some(ticket_of(&text)?),
-            None => return Err(error.into()),
-        },
-        Err(error) => return Err(error.into()),
-    };
-    let folder = Folder::lock(path)?;
-    match (folder.node(), ticket) {
-        (Err(FolderError::NotMember(_)), Some(ticket)) => {
-            let name = crate::identity::join(&folder, &SystemClock::new(), &ticket).await?;
-            note(&format!("this device is now {name} of fleet {}", ticket.fleet));
-            let node = folder.node()?;
-            Ok((folder, node))
-        }
-        (node, _) => Ok((folder, node?)),
-    }
-}
-
 /// Says that the node is not to be reached by others: it dials them.
 const DIAL_ONLY: &str = "none";
 
@@ -197,14 +160,20 @@ pub(crate) async fn run(common: &Common, args: RunArgs) -> Outcome {
     let settings = common.settings(&flags)?;
     start_logging(&settings)?;
     silence_guarded_panics();
-    let (folder, node) = member(&common.data_dir()?, &args).await?;
+    let supervisor = Supervisor::of_process();
+    let path = common.data_dir()?;
+    let (folder, node) = tokio::select! {
+        member = ticket::member(&path, ticket::source(args.join.as_ref()), supervisor.as_ref()) => member?,
+        // As process 1 of a container it would not end by itself.
+        () = wait_for_signal() => return Ok(()),
+    };
     let fleet: FleetId = node.fleet.parse().map_err(|_| malformed(&folder))?;
     let collector = collector(&settings, fleet)?;
     let plan = Plan {
         interval_min_ms: settings.parse("telemetry.interval_min_ms", "a number of milliseconds")?,
         budget_bytes_per_s: settings.parse("telemetry.budget_bytes_per_s", "a number of bytes")?,
     };
-    serve(folder, node, fleet, &settings, collector, plan).await
+    serve(folder, node, fleet, &settings, (collector, plan), supervisor).await
 }
 
 fn malformed(folder: &Folder) -> Failure {
@@ -216,8 +185,8 @@ async fn serve(
     node: NodeFile,
     fleet: FleetId,
     settings: &Settings,
-    collector: Collector,
-    plan: Plan,
+    (collector, plan): (Collector, Plan),
+    supervisor: Option<Supervisor>,
 ) -> Outcome {
     let (path, blobs_folder) = (folder.path().to_owned(), folder.blobs());
     let store = Store::open(&folder.store())?;
@@ -236,7 +205,8 @@ async fn serve(
     let is_metered = settings.parse("metered", "true or false")?;
     let bulk_port = bulk_port(settings, &node)?;
     let mesh = MeshSetup { listen: listen.clone(), mdns, is_metered, bulk_port };
-    let setup = Setup { folder, store, fleet, incarnation, key, clock, mesh };
+    let pulse = supervisor.clone().map(|supervisor| Pulse::new(supervisor, Instant::now()));
+    let setup = Setup { folder, store, fleet, incarnation, key, clock, mesh, pulse };
     let limits = Limits {
         own: settings.parse("bulk.max_rate", "a number of bytes a second")?,
         relayed: settings.parse("relay.max_rate", "a number of bytes a second")?,
@@ -264,6 +234,9 @@ async fn serve(
     let place = if is_reachable { format!("on port {}", listen.port) } else { "dials only".to_owned() };
     note(&format!("ready: {} {place}, API {}", device.short(), socket.display()));
     tracing::info!(node = %device, port = listen.port, "ready");
+    if let Some(supervisor) = &supervisor {
+        supervisor.ready();
+    }
     tokio::select! {
         () = wait_for_signal() => {}
         ended = &mut task => {
@@ -276,6 +249,9 @@ async fn serve(
         }
     }
     tracing::info!("stopping");
+    if let Some(supervisor) = &supervisor {
+        supervisor.stopping();
+    }
     telemetry.stop();
     let _ = end_api.send(());
     let _ = stop.send(());

@@ -21,4 +21,5 @@ mod rendering;
 mod restored;
 mod routes;
 mod signing;
+mod supervised;
 mod tickets;

@@ -2,7 +2,7 @@
 
 use crdt::ticket::Ticket;
 
-use crate::fleet::{Fleet, config, converge, within};
+use crate::fleet::{Fleet, Node, config, converge, run, within};
 
 /// A folder's device key, which a failed join must not change.
 fn device_key(fleet: &Fleet, name: &str) -> Vec<u8> {
@@ -167,14 +167,63 @@ fn a_member_takes_no_second_ticket() {
     std::fs::remove_file(&file).unwrap();
     let c = start().ready();
     converge(&[&a, &b, &c]);
-    let mut command = fleet.command("d", &["run", "--port", "0"]);
-    command.env("FLEETSYNC_TICKET_FILE", &file);
-    fleet.spawn("d", command).end().fails(2, &[file.to_str().unwrap()]);
     let ticket = fleet.ticket(&a, "d");
     let mut command = fleet.command("d", &["run", "--port", "0"]);
     command.env("FLEETSYNC_TICKET", &ticket);
     let d = fleet.spawn("d", command).ready();
     converge(&[&a, &d]);
+}
+
+/// A device without a person waits for its ticket, and for a member; until then its folder is left alone.
+#[test]
+fn a_ticket_in_a_file_is_waited_for() {
+    let fleet = Fleet::found("a");
+    let a = fleet.run("a");
+    let (file, ticket) = (fleet.path().join("tickets/b"), fleet.ticket(&a, "b"));
+    let with_file = |name: &str, arguments: &[&str]| {
+        let mut command = fleet.command(name, arguments);
+        command.env("FLEETSYNC_TICKET_FILE", &file);
+        command
+    };
+    let waits = |node: &Node| {
+        let line = format!("waiting for a ticket in {}\n", file.display());
+        within("the node waits for the file", || node.log().ends_with(&line));
+    };
+    let b = fleet.spawn("b", with_file("b", &["run", "--port", "0"]));
+    waits(&b);
+    assert_eq!(b.terminate().0.code(), Some(0));
+    assert!(!fleet.data_dir("b").exists(), "it was created for no ticket");
+
+    // A file without a ticket in it is one that is being written; a member that is away is asked again.
+    let b = fleet.spawn("b", with_file("b", &["run", "--port", "0"]));
+    std::fs::create_dir(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, "").unwrap();
+    waits(&b);
+    fleet.cli("a", &["node", "offline"]).ok();
+    std::fs::write(&file, &ticket).unwrap();
+    within("the member is away", || b.log().contains("not a member yet, trying again: "));
+    fleet.cli("a", &["node", "online"]).ok();
+    let b = b.ready();
+    assert!(b.log().contains("this device is now b of fleet"), "{}", b.log());
+    converge(&[&a, &b]);
+    b.kill();
+
+    // A member needs the file no more, and `join` says so. The ticket is used up.
+    std::fs::remove_file(&file).unwrap();
+    let joined = run(&mut with_file("b", &["join"]));
+    assert!(joined.ok().is_empty() && joined.err.contains("is a member of fleet"), "{joined:?}");
+    let b = fleet.spawn("b", with_file("b", &["run", "--port", "0"])).ready();
+    converge(&[&a, &b]);
+    std::fs::write(&file, &ticket).unwrap();
+    run(&mut with_file("c", &["join"])).fails(5, &["the ticket was used already"]);
+    std::fs::write(&file, "garbage").unwrap();
+    run(&mut with_file("c", &["join"])).fails(2, &["a ticket starts with fs1_"]);
+    std::fs::write(&file, fleet.ticket(&a, "c")).unwrap();
+    assert_eq!(run(&mut with_file("c", &["join"])).ok(), "c\n");
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    run(&mut with_file("d", &["join"])).fails(2, &["cannot be read", "hint: ls -l"]);
+    fleet.cli("d", &["join"]).fails(2, &["a ticket is missing", "hint: fleetsync join --help"]);
 }
 
 #[test]
