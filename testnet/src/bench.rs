@@ -19,6 +19,7 @@ mod memory;
 mod mesh;
 mod offline;
 pub(crate) mod operator;
+mod package;
 mod pair;
 pub(crate) mod process;
 mod reconcile;
@@ -46,6 +47,8 @@ pub(crate) enum BenchCommand {
     Memory(memory::MemoryArgs),
     /// The route search of every node, and how good the ways are that it chooses on measured links
     Mesh(mesh::MeshArgs),
+    /// The program to carry away (scripts/package): its size, and how soon it answers
+    Package(package::PackageArgs),
     /// Two engines over a slow link: bytes to find what differs, and time to heal, beside automerge::sync
     Reconcile(reconcile::ReconcileArgs),
     /// Twenty-five nodes in the lab with all cores busy: whether a link is closed that is well; needs root
@@ -90,6 +93,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
         BenchCommand::Lab(args) => (lab::bench(&args)?, args.output),
         BenchCommand::Memory(args) => (with_processes(memory::bench(&args))?, args.output),
         BenchCommand::Mesh(args) => (mesh::bench(&args)?, args.output),
+        BenchCommand::Package(args) => (with_processes(package::bench(&args))?, args.output),
         BenchCommand::Reconcile(args) => (reconcile::run(&args)?, args.output),
         BenchCommand::Suspicion(args) => (with_processes(suspicion::bench(&args))?, args.output),
     };
