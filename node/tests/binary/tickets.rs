@@ -1,5 +1,7 @@
 //! Tickets that must not work, and that a folder is none the worse for having tried one.
 
+use std::process::Command;
+
 use crdt::ticket::Ticket;
 
 use crate::fleet::{Fleet, Node, config, converge, run, within};
@@ -224,6 +226,55 @@ fn a_ticket_in_a_file_is_waited_for() {
     std::fs::create_dir(&file).unwrap();
     run(&mut with_file("d", &["join"])).fails(2, &["cannot be read", "hint: ls -l"]);
     fleet.cli("d", &["join"]).fails(2, &["a ticket is missing", "hint: fleetsync join --help"]);
+}
+
+/// What testnet/compose.yaml says, without its containers: the same script, variables and files.
+#[test]
+fn five_devices_enrol_from_a_shared_folder() {
+    let fleet = Fleet::empty();
+    let tickets = fleet.path().join("tickets");
+    std::fs::create_dir(&tickets).unwrap();
+    let programs = std::path::Path::new(env!("CARGO_BIN_EXE_fleetsync")).parent().unwrap();
+    let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+    let enrol = |at: &str, words: &[&str]| {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../testnet/compose/enrol"));
+        let variables = fleet.command(at, &[]);
+        command.args(words).envs(variables.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        run(command.env("PATH", &path).env("TICKETS", &tickets))
+    };
+    let start = |name: &str| {
+        let mut command = fleet.command(name, &["run", "--port", "0"]);
+        command.env("FLEETSYNC_TICKET_FILE", tickets.join(name));
+        fleet.spawn(name, command)
+    };
+    let waiting = ["bench", "spare", "relay", "pi"].map(start);
+    within("four devices that wait", || waiting.iter().all(|node| node.log().contains("waiting for a ticket in")));
+    assert_eq!(enrol("gate", &["found", "gate", "west"]).code, 0);
+    let gate = fleet.run("gate");
+    enrol("gate", &["invite", "bench=west", "spare=west", "relay=east"]).ok();
+    let [bench, spare, relay, pi] = waiting;
+    let (bench, spare, relay) = (bench.ready(), spare.ready(), relay.ready());
+    enrol("relay", &["invite", "pi=east"]).ok();
+    let pi = pi.ready();
+    converge(&[&gate, &bench, &spare, &relay, &pi]);
+    let zones = ["gate", "bench", "spare", "relay", "pi"].map(|name| {
+        let zone = fleet.cli("pi", &["device", "get", name, "zone", "-o", "json"]).json();
+        zone["value"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(zones, ["west", "west", "west", "east", "east"]);
+
+    // All of it again changes nothing.
+    let before = pi.status()["statements"].clone();
+    assert_eq!(enrol("gate", &["found", "gate", "west"]).ok(), "gate has founded its fleet already\n");
+    assert_eq!(
+        enrol("relay", &["invite", "bench=west", "pi=east"]).ok(),
+        "bench is a member already\npi is a member already\n"
+    );
+    assert_eq!(pi.status()["statements"], before);
+    // Without a node that answers there is no ticket, and no file that looks like one.
+    gate.kill();
+    assert_eq!(enrol("gate", &["invite", "late=west"]).code, 3);
+    assert!(!tickets.join("late").exists());
 }
 
 #[test]
