@@ -6,9 +6,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # shellcheck source=scripts/lib.sh
 source scripts/lib.sh
 
-if ! have docker-compose; then
-    if ((EUID != 0)) || ! (install_packages docker-compose); then
-        echo "docker-compose, which reads the file, cannot be installed here"
+have_reader() { have docker-compose && python3 -c 'import yaml' 2>/dev/null; }
+if ! have_reader; then
+    if ((EUID != 0)) || ! (install_packages docker-compose python3-yaml) || ! have_reader; then
+        echo "docker-compose and Python's yaml, which read the file, cannot be installed here"
         exit 77
     fi
 fi

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Node;
 use crate::supervisor::Supervisor;
 
-/// How often a service manager without a watchdog is told how the node stands.
+/// How often a service manager is told at least how the node stands.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
 
 /// Whom to tell, and when next.
@@ -19,9 +19,9 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    /// Begins at once and goes on at half the watchdog's time, as sd_watchdog_enabled(3) asks.
+    /// Begins at once and goes on at half the watchdog's time or sooner, as sd_watchdog_enabled(3) asks.
     pub(crate) fn new(supervisor: Supervisor, now: Instant) -> Pulse {
-        let every = supervisor.watchdog().map_or(STATUS_EVERY, |watchdog| watchdog / 2);
+        let every = supervisor.watchdog().map_or(STATUS_EVERY, |watchdog| STATUS_EVERY.min(watchdog / 2));
         Pulse { supervisor, every, next: now }
     }
 
