@@ -234,9 +234,7 @@ async fn serve(
     let place = if is_reachable { format!("on port {}", listen.port) } else { "dials only".to_owned() };
     note(&format!("ready: {} {place}, API {}", device.short(), socket.display()));
     tracing::info!(node = %device, port = listen.port, "ready");
-    if let Some(supervisor) = &supervisor {
-        supervisor.ready();
-    }
+    supervisor.iter().for_each(Supervisor::ready);
     tokio::select! {
         () = wait_for_signal() => {}
         ended = &mut task => {
@@ -249,9 +247,7 @@ async fn serve(
         }
     }
     tracing::info!("stopping");
-    if let Some(supervisor) = &supervisor {
-        supervisor.stopping();
-    }
+    supervisor.iter().for_each(Supervisor::stopping);
     telemetry.stop();
     let _ = end_api.send(());
     let _ = stop.send(());
