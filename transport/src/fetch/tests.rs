@@ -1,5 +1,7 @@
 //! Ways with a rate of their own, in virtual time.
 
+use std::iter::once;
+
 use super::*;
 use proptest::prelude::*;
 
@@ -29,7 +31,7 @@ struct Carriers {
 
 impl Carriers {
     fn new(size: u64, rates: &[(Via, u64)]) -> Carriers {
-        let mut fetch = Fetch::new(size, [0..size]);
+        let mut fetch = Fetch::new(size, once(0..size));
         fetch.ways(rates.iter().map(|(via, _)| *via));
         Carriers {
             fetch,
@@ -47,9 +49,9 @@ impl Carriers {
             match action {
                 Action::Request { part, via, bytes } => {
                     let (rate, count) = (self.rates[&via], bytes.end - bytes.start);
-                    if rate > 0 {
+                    if let Some(micros) = (count * 1_000_000).checked_div(rate) {
                         let begins = self.free.get(&via).copied().unwrap_or_default().max(self.now);
-                        let ends = begins + Duration::from_micros(count * 1_000_000 / rate);
+                        let ends = begins + Duration::from_micros(micros);
                         self.free.insert(via, ends);
                         self.under_way.insert((ends, part), (via, count));
                     }
@@ -123,7 +125,7 @@ fn what_a_silent_way_was_asked_for_goes_to_the_others_and_it_rests_longer_each_t
 
 #[test]
 fn a_holder_that_has_something_else_is_not_asked_again() {
-    let mut fetch = Fetch::new(MEGABYTE, [0..MEGABYTE]);
+    let mut fetch = Fetch::new(MEGABYTE, once(0..MEGABYTE));
     fetch.ways([holder(1)]);
     let now = Duration::ZERO;
     let Some(Action::Request { part, bytes, .. }) = fetch.poll_action(now) else { panic!("a request") };
@@ -137,7 +139,7 @@ fn a_holder_that_has_something_else_is_not_asked_again() {
 
 #[test]
 fn what_came_before_a_fault_is_kept_in_whole_groups() {
-    let mut fetch = Fetch::new(MEGABYTE, [0..MEGABYTE]);
+    let mut fetch = Fetch::new(MEGABYTE, once(0..MEGABYTE));
     fetch.ways([holder(1)]);
     let Some(Action::Request { part, .. }) = fetch.poll_action(Duration::ZERO) else { panic!("a request") };
     fetch.ended(Duration::ZERO, part, 2 * GROUP_BYTES + 5, Some(Fault::Way));
@@ -151,7 +153,7 @@ fn what_came_before_a_fault_is_kept_in_whole_groups() {
 
 #[test]
 fn a_pause_asks_for_nothing_new_and_a_way_that_is_gone_loses_nothing() {
-    let mut fetch = Fetch::new(10 * MEGABYTE, [0..10 * MEGABYTE]);
+    let mut fetch = Fetch::new(10 * MEGABYTE, once(0..10 * MEGABYTE));
     fetch.ways([holder(1)]);
     let Some(Action::Request { part, .. }) = fetch.poll_action(Duration::ZERO) else { panic!("a request") };
     fetch.set_paused(true);
@@ -179,7 +181,7 @@ proptest! {
         size in 1u64..40_000_000,
         faults in proptest::collection::vec((any::<u8>(), 0u8..4), 0..60),
     ) {
-        let mut fetch = Fetch::new(size, [0..size]);
+        let mut fetch = Fetch::new(size, once(0..size));
         let ways = [holder(1), Via { hop: key(3), holder: key(2) }];
         fetch.ways(ways);
         let (mut now, mut stored, mut faults) = (Duration::ZERO, BTreeMap::<u64, u64>::new(), faults.into_iter());

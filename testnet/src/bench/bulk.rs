@@ -1,0 +1,261 @@
+//! `bench bulk`: blobs between real nodes in the lab and on loopback. Needs root.
+//!
+//! Over one long line that loses packets: how much of it a blob takes, what questions wait meanwhile, and what is sent again
+//! after the fetching node was killed. Over two equal ways: how much more they carry than one, and how they share. On
+//! loopback: how much the program can do.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use node::client::Client;
+use serde_json::Value;
+
+use super::process::{PATIENCE, Program};
+use super::report::{Report, Row, median, quantile};
+use super::{Format, fleetsync, machine, note};
+use crate::lab::fleet::{Fleet, Plan};
+use crate::sim::topology::Topology;
+
+/// What `bulk-long` and a line of `bulk-paths` carry, bits a second.
+const LONG: f64 = 100e6;
+const MEBIBYTE: u64 = 1 << 20;
+/// Between two questions, and how many without a blob beside them.
+const QUESTIONS_EVERY: Duration = Duration::from_millis(100);
+const QUESTIONS: usize = 30;
+const POLL: Duration = Duration::from_millis(50);
+
+/// `bench bulk`
+#[derive(Args)]
+pub(crate) struct BulkArgs {
+    /// The form of output
+    #[arg(short, long, value_enum, default_value = "table")]
+    pub(super) output: Format,
+    /// The program to measure [default: FLEETSYNC, else fleetsync beside this program]
+    #[arg(long, value_name = "PATH", env = "FLEETSYNC")]
+    fleetsync: Option<PathBuf>,
+    /// The size of the blob on the long line and on loopback, MiB; over the two ways it is a sixteenth
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(64..=16_384))]
+    mib: u64,
+}
+
+/// A file of that many bytes that do not repeat, different for each seed.
+fn file(folder: &Path, seed: u64, bytes: u64) -> anyhow::Result<PathBuf> {
+    let path = folder.join(format!("blob-{seed}"));
+    let mut out = std::io::BufWriter::new(std::fs::File::create(&path)?);
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for _ in 0..bytes / 8 {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        out.write_all(&(state ^ (state >> 29)).to_le_bytes())?;
+    }
+    out.flush()?;
+    Ok(path)
+}
+
+/// A blob on a node, and its hash.
+fn put(program: &Program, node: &Path, path: &Path) -> anyhow::Result<String> {
+    program.run(node, &["blob", "put", &path.to_string_lossy()])
+}
+
+/// Waits until a node knows who has a blob.
+async fn is_known(client: &mut Client, blob: &str) -> anyhow::Result<()> {
+    let start = Instant::now();
+    while client.get(&format!("/v1/blobs/{blob}")).await.is_err() {
+        ensure!(start.elapsed() < PATIENCE, "nobody says that it has the blob");
+        tokio::time::sleep(POLL).await;
+    }
+    Ok(())
+}
+
+/// Fetches a blob to its end, or until `stop` says so of what came; seconds, and the last event.
+async fn fetch(client: &mut Client, blob: &str, stop: impl Fn(&Value) -> bool) -> anyhow::Result<(f64, Value)> {
+    let start = Instant::now();
+    let mut last = Value::Null;
+    client
+        .follow(&format!("/v1/blobs/{blob}/fetch"), |event| {
+            let is_over = stop(&event) || matches!(event["state"].as_str(), Some("done" | "stopped"));
+            last = event;
+            !is_over
+        })
+        .await?;
+    Ok((start.elapsed().as_secs_f64(), last))
+}
+
+async fn fetch_all(client: &mut Client, blob: &str) -> anyhow::Result<f64> {
+    let (seconds, last) = fetch(client, blob, |_| false).await?;
+    ensure!(last["state"] == "done", "the blob did not come: {last}");
+    Ok(seconds)
+}
+
+struct Ground {
+    fleet: Fleet,
+    folder: PathBuf,
+}
+
+impl Ground {
+    async fn start(topology: &str, program: &Path, folder: &Path) -> anyhow::Result<Ground> {
+        let folder = folder.join(topology);
+        std::fs::create_dir(&folder)?;
+        let topology = Topology::load(topology, 1)?;
+        let plan = Plan { topology, seed: 1, program: program.to_owned(), run_with: Vec::new() };
+        Ok(Ground { fleet: Fleet::start(plan, &folder, &note).await?, folder })
+    }
+
+    fn node(&self, name: &str) -> anyhow::Result<usize> {
+        self.fleet.topology().nodes.iter().position(|place| place.name == name).with_context(|| format!("no {name}"))
+    }
+
+    async fn client(&self, name: &str) -> anyhow::Result<Client> {
+        self.fleet.client(self.node(name)?).await
+    }
+
+    /// A new blob on a node, known on another.
+    async fn blob(&self, on: &str, to: &str, seed: u64, bytes: u64) -> anyhow::Result<String> {
+        let path = file(&self.folder, seed, bytes)?;
+        let blob = put(self.fleet.program(), &self.fleet.folder_of(self.node(on)?), &path)?;
+        std::fs::remove_file(path)?;
+        is_known(&mut self.client(to).await?, &blob).await?;
+        Ok(blob)
+    }
+
+    fn carried(&self) -> u64 {
+        self.fleet.network().traffic().lines.arrived_bytes
+    }
+}
+
+/// Round trips of questions to a device, milliseconds, until it is said that it is enough.
+async fn questions(
+    mut client: Client,
+    to: String,
+    mut is_enough: impl FnMut(usize) -> bool,
+) -> anyhow::Result<Vec<f64>> {
+    let mut millis = Vec::new();
+    while !is_enough(millis.len()) {
+        let answer = client.get(&format!("/v1/ping/{to}")).await?;
+        millis.push(answer["rtt_ms"].as_f64().context("an answer without a time")?);
+        tokio::time::sleep(QUESTIONS_EVERY).await;
+    }
+    Ok(millis)
+}
+
+async fn over_a_long_line(report: &mut Report, program: &Path, folder: &Path, bytes: u64) -> anyhow::Result<()> {
+    let mut ground = Ground::start("bulk-long", program, folder).await?;
+    let idle = questions(ground.client("ends-1").await?, "ends-0".to_owned(), |asked| asked >= QUESTIONS).await?;
+    let blob = ground.blob("ends-0", "ends-1", 1, bytes).await?;
+    let before = ground.carried();
+    let (over, is_over) = tokio::sync::watch::channel(false);
+    let asking = questions(ground.client("ends-1").await?, "ends-0".to_owned(), move |_| *is_over.borrow());
+    let asking = tokio::spawn(asking);
+    let seconds = fetch_all(&mut ground.client("ends-1").await?, &blob).await?;
+    over.send(true)?;
+    let busy = asking.await??;
+    let cost = (ground.carried() - before) as f64 / bytes as f64;
+    let share = bytes as f64 * 8.0 / seconds / LONG;
+    report
+        .add(Row::new("100 Mbit/s, 50 ms, 1 % loss: the blob's share of the line", "%", share * 100.0).at_least(85.0));
+    report.add(Row::new("bytes on the line a byte of the blob", "", cost));
+    let late = |share: f64| quantile(&busy, share) - median(&idle);
+    report.add(Row::new("a question meanwhile, later than without, p50", "ms", late(0.5)).at_most(50.0));
+    report.add(Row::new("the same, p99", "ms", late(0.99)));
+
+    let blob = ground.blob("ends-0", "ends-1", 2, bytes).await?;
+    let before = ground.carried();
+    let is_half = move |event: &Value| event["here_bytes"].as_u64().is_some_and(|here| here > bytes / 2);
+    let mut client = ground.client("ends-1").await?;
+    fetch(&mut client, &blob, is_half).await?;
+    let node = ground.node("ends-1")?;
+    ground.fleet.kill(node);
+    ground.fleet.start_again(node).await?;
+    let mut client = ground.client("ends-1").await?;
+    is_known(&mut client, &blob).await?;
+    fetch_all(&mut client, &blob).await?;
+    let again = (ground.carried() - before) as f64 / cost / bytes as f64 - 1.0;
+    let row = Row::new("sent again after SIGKILL of the fetching node midway", "%", again.max(0.0) * 100.0);
+    report.add(row.at_most(1.0));
+    Ok(())
+}
+
+/// Bytes that a node has passed on.
+async fn relayed(client: &mut Client) -> anyhow::Result<u64> {
+    let status = client.get("/v1/status").await?;
+    let all = status["relayed"].as_array().context("a status without what is relayed")?;
+    Ok(all.iter().filter_map(|relayed| relayed["bytes"].as_u64()).sum())
+}
+
+async fn over_two_ways(report: &mut Report, program: &Path, folder: &Path, bytes: u64) -> anyhow::Result<()> {
+    let ground = Ground::start("bulk-paths", program, folder).await?;
+    let mut asker = ground.client("leaf-1").await?;
+    let mut hubs = [ground.client("hub-0").await?, ground.client("hub-1").await?];
+    let has_ways = async |asker: &mut Client, count: usize| -> anyhow::Result<()> {
+        let start = Instant::now();
+        loop {
+            let route = asker.get("/v1/routes/leaf-0").await?;
+            if route["ways"].as_array().is_some_and(|ways| ways.len() == count) {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < PATIENCE, "{count} ways are expected: {route}");
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    has_ways(&mut asker, 2).await?;
+    let blob = ground.blob("leaf-0", "leaf-1", 3, bytes).await?;
+    let mut before = Vec::new();
+    for hub in &mut hubs {
+        before.push(relayed(hub).await?);
+    }
+    let two = fetch_all(&mut asker, &blob).await?;
+    let mut carried = Vec::new();
+    for (hub, before) in hubs.iter_mut().zip(before) {
+        carried.push((relayed(hub).await? - before) as f64);
+    }
+    ground.fleet.network().cut(ground.node("leaf-1")?, ground.node("hub-1")?);
+    let mut asker = ground.client("leaf-1").await?;
+    has_ways(&mut asker, 1).await?;
+    let blob = ground.blob("leaf-0", "leaf-1", 4, bytes).await?;
+    let one = fetch_all(&mut asker, &blob).await?;
+    let rate = |seconds: f64| bytes as f64 * 8e-6 / seconds;
+    report.add(Row::new("one way of 20 Mbit/s", "Mbit/s", rate(one)));
+    report.add(Row::new("two of them", "Mbit/s", rate(two)));
+    report.add(Row::new("two ways against one", "x", one / two).at_least(1.7));
+    let most = carried.iter().copied().fold(0.0, f64::max);
+    let share = most / (carried.iter().sum::<f64>() / carried.len() as f64);
+    report.add(Row::new("the busier relay, of its share", "x", share).at_most(1.3));
+    Ok(())
+}
+
+async fn on_loopback(report: &mut Report, program: &Path, folder: &Path, bytes: u64) -> anyhow::Result<()> {
+    let program = Program { path: program.to_owned(), keys: folder.join("keys") };
+    let (a, b) = (folder.join("a"), folder.join("b"));
+    program.run(&a, &["init", "--name", "a", "--no-passphrase"])?;
+    let from = program.start(&a, &[]).await?;
+    program.join(&from, &b, "b")?;
+    let _to = program.start(&b, &[]).await?;
+    let mut client = Client::connect(&b.join("api.sock")).await?;
+    let mut rates = Vec::new();
+    for seed in 5..8 {
+        let path = file(folder, seed, bytes)?;
+        let blob = put(&program, &a, &path)?;
+        std::fs::remove_file(path)?;
+        is_known(&mut client, &blob).await?;
+        rates.push(bytes as f64 * 8e-9 / fetch_all(&mut client, &blob).await?);
+        client = Client::connect(&b.join("api.sock")).await?;
+    }
+    report.add(Row::new("loopback, median of three", "Gbit/s", median(&rates)).at_least(4.0));
+    Ok(())
+}
+
+/// Runs the bench.
+pub(super) async fn bench(args: &BulkArgs) -> anyhow::Result<Report> {
+    let temporary = tempfile::Builder::new().prefix("fleetsync-bench.").tempdir()?;
+    let program = fleetsync(args.fleetsync.as_deref())?;
+    let (folder, bytes) = (temporary.path(), args.mib * MEBIBYTE);
+    let mut report = Report::new("bulk");
+    report.add(Row::new("load average over a minute, before", "", machine::load()?));
+    over_a_long_line(&mut report, &program, folder, bytes).await?;
+    over_two_ways(&mut report, &program, folder, bytes / 16).await?;
+    on_loopback(&mut report, &program, folder, bytes).await?;
+    report.add(Row::new("load average over a minute, after", "", machine::load()?));
+    Ok(report)
+}
