@@ -10,7 +10,7 @@
 //!   owner waits: an owner that stops reading events stops the peer's writer, through the transport's flow control.
 //! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
 //! * **Pure beside that**, driven by the owner: which links are alive (`liveness`), what they are like (`measure`), what
-//!   they cost (`cost`), the ways to every node (`routes`), whom to hold links to (`overlay`), and requests that go these ways ([`forward`]).
+//!   they cost (`cost`), the ways to every node (`routes`), where the mesh is thin (`cuts`), whom to hold links to (`overlay`), and requests that go these ways ([`forward`]).
 //! * Over QUIC a silent peer is lost after 10 s; **over TCP nothing notices**: liveness is the owner's, who probes on the
 //!   control stream and calls [`Handle::close`].
 //!
@@ -35,6 +35,7 @@
 
 mod config;
 mod cost;
+mod cuts;
 mod event;
 pub mod forward;
 mod handle;
@@ -49,11 +50,12 @@ mod session;
 mod swarm;
 
 pub use config::{Config, Listen, StartError};
-pub use cost::{Cost, LinkKind, LinkState};
+pub use cost::{Cost, CostParts, LinkKind, LinkState};
+pub use cuts::{Cut, Cuts, cuts};
 pub use event::{DownReason, Event, SessionId, Stream};
 pub use handle::{Handle, OrderError, SessionState, Snapshot, Traffic};
 pub use join::{AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
-pub use liveness::{Liveness, Verdict};
+pub use liveness::{Liveness, Suspected, Verdict};
 pub use measure::{Measured, Meter};
 pub use overlay::{Overlay, Reason, Surroundings};
 pub use peer::{BadPeerKey, PeerKey};
