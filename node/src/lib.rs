@@ -7,6 +7,7 @@
 //! * `agent`: the one task that owns the engine, and what it does with its effects
 //! * `api` and [`client`]: HTTP/JSON on a Unix socket
 //! * `cli`: what a person types
+//! * `doctor`, `mesh`: what is wrong with a node, and drawings of the mesh; pure
 #![deny(missing_docs, unreachable_pub)]
 
 mod agent;
@@ -14,12 +15,14 @@ mod api;
 mod cli;
 pub mod client;
 mod clock;
+mod doctor;
 #[cfg(test)]
 mod fixture;
 mod folder;
 mod identity;
 pub mod judging;
 mod keys;
+mod mesh;
 mod output;
 mod settings;
 pub mod store;

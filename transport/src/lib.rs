@@ -57,7 +57,7 @@ pub use handle::{Handle, OrderError, SessionState, Snapshot, Traffic};
 pub use join::{AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
 pub use liveness::{Liveness, Suspected, Verdict};
 pub use measure::{Measured, Meter};
-pub use overlay::{Overlay, Reason, Surroundings};
+pub use overlay::{LetGo, Overlay, Reason, Surroundings};
 pub use peer::{BadPeerKey, PeerKey};
 pub use routes::{MAX_LINKS, MAX_NODES, Routes, Way};
 pub use session::frame::{FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES};

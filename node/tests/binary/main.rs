@@ -19,5 +19,6 @@ mod refusals;
 mod rendering;
 mod restored;
 mod routes;
+mod seeing;
 mod signing;
 mod tickets;
