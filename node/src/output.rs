@@ -135,6 +135,24 @@ pub(crate) fn moment_text(millis: u64) -> String {
     format!("{}.{:03}Z", time_text(millis).trim_end_matches('Z'), millis % 1000)
 }
 
+/// A multiaddress in short: `quic 192.0.2.1:4410`.
+pub(crate) fn endpoint(address: &str) -> String {
+    match address.split('/').collect::<Vec<_>>()[..] {
+        ["", "ip6", ip, "udp", port, "quic-v1"] => format!("quic [{ip}]:{port}"),
+        ["", "ip6", ip, "tcp", port] => format!("tcp [{ip}]:{port}"),
+        ["", _, host, "udp", port, "quic-v1"] => format!("quic {host}:{port}"),
+        ["", _, host, "tcp", port] => format!("tcp {host}:{port}"),
+        _ => address.to_owned(),
+    }
+}
+
+/// Why a dial failed, with its address in short: `quic 192.0.2.1:4410: refused`.
+pub(crate) fn dial_error(error: &str) -> String {
+    let Some((address, cause)) = error.split_once(": ") else { return error.to_owned() };
+    let plain = address.split("/p2p/").next().unwrap_or(address);
+    format!("{}: {cause}", endpoint(plain))
+}
+
 /// A value as people read it, escaped.
 pub(crate) fn scalar(value: &Value) -> String {
     match value {
@@ -170,6 +188,17 @@ mod tests {
             assert!(text.contains("\\u009b"), "{text}");
         }
         assert_eq!(serde_json::from_str::<Value>(&json(&value, Format::Json)).unwrap(), value);
+    }
+
+    #[test]
+    fn addresses_and_errors_in_short() {
+        assert_eq!(endpoint("/ip4/192.0.2.1/udp/4410/quic-v1"), "quic 192.0.2.1:4410");
+        assert_eq!(endpoint("/ip6/2001:db8::1/udp/4410/quic-v1"), "quic [2001:db8::1]:4410");
+        assert_eq!(endpoint("/dns4/a.example/tcp/4410"), "tcp a.example:4410");
+        assert_eq!(endpoint("/unix/x"), "/unix/x");
+        assert_eq!(dial_error("/ip4/192.0.2.1/tcp/4410/p2p/12D3KooW: late: 8 s"), "tcp 192.0.2.1:4410: late: 8 s");
+        assert_eq!(dial_error("closed: it was silent"), "closed: it was silent");
+        assert_eq!(dial_error("no address"), "no address");
     }
 
     #[test]

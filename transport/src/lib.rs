@@ -59,7 +59,7 @@ pub use liveness::{Liveness, Suspected, Verdict};
 pub use measure::{Measured, Meter};
 pub use overlay::{LetGo, Overlay, Reason, Surroundings};
 pub use peer::{BadPeerKey, PeerKey};
-pub use routes::{MAX_LINKS, MAX_NODES, Routes, Way};
+pub use routes::{MAX_LINKS, MAX_NODES, MAX_WAYS, Routes, Way};
 pub use session::frame::{FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES};
 pub use session::outbox::{SendError, WRITE_BUDGET_BYTES};
 pub use swarm::{Admit, EVENT_QUEUE, MAX_ADDRS, spawn};

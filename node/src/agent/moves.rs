@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crdt::id::DeviceId;
-use transport::{Cost, PeerKey, Routes};
+use transport::{Cost, MAX_WAYS, PeerKey, Routes};
 
 /// Most devices that are remembered as heard since the last search.
 const HEARD_MAX: usize = 8;
@@ -30,6 +30,8 @@ pub(crate) enum Why {
     LinkUnmeasured,
     /// The neighbour is there, and leads there no more.
     Ended,
+    /// It is there, and so many others lead there that it is not known whether it still does: if so, at a higher cost.
+    Outdone,
     Cheaper {
         before: Cost,
         now: Cost,
@@ -92,7 +94,8 @@ impl NextHops {
                 Some((Fate::Suspect, _)) => Why::LinkSuspect,
                 Some((Fate::Unmeasured, _)) => Why::LinkUnmeasured,
                 Some((Fate::Used, Some((before, now)))) => Why::Cheaper { before, now },
-                Some((Fate::Used, None)) => Why::Ended,
+                Some((Fate::Used, None)) if ways.len() < MAX_WAYS => Why::Ended,
+                Some((Fate::Used, None)) => Why::Outdone,
             };
             moved.entry((before, now, why)).or_default().push(*to);
         }
@@ -177,6 +180,9 @@ mod tests {
         let cost = |millis: u64| Cost::from_micros(millis * 1_000);
         let cheaper = Why::Cheaper { before: cost(95), now: cost(40) };
         assert!(moved.contains(&(vec![3], Some(1), Some(2), cheaper)), "{moved:?}");
+        let three = [(ME, 4, 1), (ME, 5, 2), (ME, 6, 3), (4, 3, 1), (5, 3, 1), (6, 3, 1), (ME, 2, 20), (2, 3, 20)];
+        let moved = told(&mut hops, &routes_of(&three), Fate::Used);
+        assert!(moved.contains(&(vec![3], Some(2), Some(4), Why::Outdone)), "{moved:?}");
     }
 
     #[test]

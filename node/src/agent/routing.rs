@@ -15,7 +15,7 @@ use crdt::sync::{Input, LinkId, Parents};
 use crdt::view;
 use transport::{Cost, LinkKind, LinkState, Liveness, Measured, Meter, PeerKey, Routes, SessionId, Verdict};
 
-use super::events::RouteMove;
+use super::events::{NAMED_MAX, RouteMove};
 use super::link_document::{Burden, state_of};
 use super::moves::{Fate, NextHops};
 use super::{Node, NodeEvent, addresses};
@@ -296,7 +296,8 @@ impl Node {
         let named = |key: &PeerKey| self.named(Key(key.0).device());
         let moves = moved.iter().map(|moved| {
             NodeEvent::route(&RouteMove {
-                to: moved.to.iter().map(named).collect(),
+                to: moved.to.iter().take(NAMED_MAX).map(named).collect(),
+                count: moved.to.len(),
                 before: moved.before.as_ref().map(named),
                 now: moved.now.as_ref().map(named),
                 why: moved.why,

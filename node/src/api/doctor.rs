@@ -18,10 +18,11 @@ use crate::doctor::{self, Bridges, Check, Datagrams, Reach, Reachable};
 
 /// Most peers whose clocks are asked for.
 const CLOCKS_MAX: usize = 8;
-/// How long they may take.
-const CLOCKS_TIMEOUT: Duration = Duration::from_secs(3);
-/// Where Linux lists the network interfaces.
+/// How long each may take to answer.
+const CLOCK_TIMEOUT: Duration = Duration::from_secs(3);
+/// Where Linux tells what network interfaces are like, and which of them this process has.
 const INTERFACES: &str = "/sys/class/net";
+const OWN_INTERFACES: &str = "/proc/self/net/dev";
 
 /// What memory has.
 struct Found {
@@ -43,8 +44,8 @@ struct Found {
 /// `GET /v1/doctor`: `{checks: [{check, verdict, found, hint}]}`.
 pub(super) async fn examine(State(api): State<Api>) -> Result<Json<Value>, Problem> {
     let found = api.agent.look(Found::of).await?;
-    let ahead = tokio::time::timeout(CLOCKS_TIMEOUT, futures::future::join_all(asked(&api, &found))).await;
-    let ahead: Vec<(String, i64)> = ahead.unwrap_or_default().into_iter().flatten().collect();
+    let ahead = futures::future::join_all(asked(&api, &found)).await;
+    let ahead: Vec<(String, i64)> = ahead.into_iter().flatten().collect();
     let dials_only = api.settings.text("listen") == Some("none");
     let task = tokio::task::spawn_blocking(move || found.checks(dials_only, &ahead));
     let checks = task.await.map_err(|error| Problem::internal(&error))?;
@@ -54,7 +55,8 @@ pub(super) async fn examine(State(api): State<Api>) -> Result<Json<Value>, Probl
 /// The clock of each linked member: by how much it is ahead of this one, milliseconds.
 fn asked<'a>(api: &'a Api, found: &'a Found) -> impl Iterator<Item = impl Future<Output = Option<(String, i64)>> + 'a> {
     found.clocks.iter().map(async |(key, name)| {
-        let answered = api.agent.ask(*key, Question::Clock).await.ok()?.ok()?;
+        let asked = tokio::time::timeout(CLOCK_TIMEOUT, api.agent.ask(*key, Question::Clock));
+        let answered = asked.await.ok()?.ok()?.ok()?;
         let own_ms = api.agent.look(|node| node.clock.wall_ms()).await.ok()?;
         let AnswerOf::Clock { wall_ms } = answered.reply else { return None };
         let meant = i128::from(own_ms) - i128::from(answered.micros / 2_000);
@@ -73,6 +75,7 @@ impl Found {
             said.is_some_and(|said| said.addresses.iter().any(|address| quic_address(address).is_some()))
         };
         let is_tcp = |address: &str| address.contains("/tcp/");
+        let others = reaches(node);
         Found {
             listening: node.listening.clone(),
             links: members().map(|session| (session.address.clone(), session.is_outbound)).collect(),
@@ -84,8 +87,8 @@ impl Found {
                 .filter_map(|session| Some((node.observed.by(&session.peer)?, session.is_outbound)))
                 .collect(),
             clocks: members().take(CLOCKS_MAX).map(|session| (session.peer, name(&session.peer))).collect(),
-            members: reaches(node),
-            bridges: bridges(node),
+            bridges: bridges(node, 1 + others.iter().filter(|member| member.is_present).count()),
+            members: others,
             standing: format!("{:?}", node.engine.replica().standing(&node.device())).to_lowercase(),
             is_offline: node.is_offline(),
         }
@@ -134,12 +137,12 @@ fn reaches(node: &Node) -> Vec<Reach> {
     reach.collect()
 }
 
-fn bridges(node: &Node) -> Bridges {
+fn bridges(node: &Node, members: usize) -> Bridges {
     let links: Vec<(PeerKey, PeerKey)> = node.routing.routes.links().into_iter().map(|(a, b, _)| (a, b)).collect();
     let name = |key: &PeerKey| name_of(node, &Key(key.0).device());
     let cuts = cuts(&links);
     Bridges {
-        members: links.iter().flat_map(|(a, b)| [a, b]).collect::<BTreeSet<_>>().len(),
+        members,
         links: cuts.links.iter().map(|cut| ([name(&cut.at.0), name(&cut.at.1)], cut.cut_off)).collect(),
         nodes: cuts.nodes.iter().map(|cut| (name(&cut.at), cut.cut_off)).collect(),
     }
@@ -148,13 +151,14 @@ fn bridges(node: &Node) -> Bridges {
 /// The network interfaces that are up, with their largest packet, bytes; the machine's own loop is none. Empty where the
 /// system does not list them.
 fn interfaces() -> BTreeMap<String, u32> {
-    let entries = std::fs::read_dir(INTERFACES).into_iter().flatten().flatten();
-    let interface = |entry: std::fs::DirEntry| {
-        let name = entry.file_name().into_string().ok().filter(|name| name != "lo")?;
-        let read = |file: &str| std::fs::read_to_string(entry.path().join(file)).ok();
+    // Another network's interfaces may be listed beside the process's own ones, of which only this tells.
+    let own = std::fs::read_to_string(OWN_INTERFACES).unwrap_or_default();
+    let names = own.lines().filter_map(|line| Some(line.split_once(':')?.0.trim()));
+    let interface = |name: &str| {
+        let read = |file: &str| std::fs::read_to_string(format!("{INTERFACES}/{name}/{file}")).ok();
         let is_down = read("operstate").is_some_and(|state| state.trim() == "down");
         let bytes = read("mtu")?.trim().parse().ok().filter(|_| !is_down)?;
-        Some((name, bytes))
+        Some((name.to_owned(), bytes))
     };
-    entries.filter_map(interface).collect()
+    names.filter(|name| *name != "lo").filter_map(interface).collect()
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::ping::{self, PingArgs};
 use super::{Common, Failure, Outcome, code, watch};
-use crate::output::{age, escaped, json, print, scalar, table};
+use crate::output::{age, dial_error, endpoint, escaped, json, print, scalar, table};
 
 /// `peer`
 #[derive(Subcommand)]
@@ -102,7 +102,8 @@ fn row(peer: &Value) -> Vec<String> {
     let is_linked = peer["state"] != "down";
     let rtt = measured["rtt_ms"].as_f64().or(peer["rtt_ms"].as_f64());
     let since = if is_linked { &peer["since_s"] } else { &peer["down_s"] };
-    let why = if is_linked { scalar(&peer["why"]) } else { peer["errors"][0].as_str().map_or("-".to_owned(), escaped) };
+    let error = || peer["errors"][0].as_str().map_or("-".to_owned(), |error| escaped(&dial_error(error)));
+    let why = if is_linked { scalar(&peer["why"]) } else { error() };
     vec![
         scalar(&peer["name"]),
         scalar(&peer["zone"]),
@@ -137,17 +138,6 @@ pub(super) fn rate(bytes_per_s: u64) -> String {
     }
 }
 
-/// A multiaddress in short: `quic 192.0.2.1:4410`.
-fn endpoint(address: &str) -> String {
-    match address.split('/').collect::<Vec<_>>()[..] {
-        ["", "ip6", ip, "udp", port, "quic-v1"] => format!("quic [{ip}]:{port}"),
-        ["", "ip6", ip, "tcp", port] => format!("tcp [{ip}]:{port}"),
-        ["", _, host, "udp", port, "quic-v1"] => format!("quic {host}:{port}"),
-        ["", _, host, "tcp", port] => format!("tcp {host}:{port}"),
-        _ => address.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -179,10 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_and_rates_for_people() {
-        assert_eq!(endpoint("/ip6/2001:db8::1/udp/4410/quic-v1"), "quic [2001:db8::1]:4410");
-        assert_eq!(endpoint("/dns4/a.example/tcp/4410"), "tcp a.example:4410");
-        assert_eq!(endpoint("/unix/x"), "/unix/x");
+    fn rates_for_people() {
         assert_eq!([rate(900), rate(12_345), rate(1 << 30)].join(", "), "900 B/s, 12 kB/s, 1073 MB/s");
     }
 }
