@@ -242,7 +242,8 @@ pub(crate) fn mtu(datagrams: &Datagrams<'_>) -> Check {
     if !datagrams.tcp_instead.is_empty() {
         let peers = names(datagrams.tcp_instead);
         let found = format!(
-            "links go over TCP though the peers listen on UDP too: {peers}; UDP is blocked on the way, or datagrams of 1,200              bytes do not pass{interfaces}"
+            "links go over TCP though the peers listen on UDP too: {peers}; UDP is blocked on the way, \
+             or datagrams of 1,200 bytes do not pass{interfaces}"
         );
         return check(Verdict::Warn, found).hint("ip link show  # and ping -M do -s 1220 ADDRESS");
     }
@@ -256,7 +257,8 @@ pub(crate) fn mtu(datagrams: &Datagrams<'_>) -> Check {
         }
         (count, true) => {
             let found = format!(
-                "{count} QUIC links carry the datagrams of 1,200 bytes that QUIC begins with; more is not known{interfaces}"
+                "{count} QUIC links carry the datagrams of 1,200 bytes that QUIC begins with; \
+                 more is not known{interfaces}"
             );
             check(Verdict::Ok, found)
         }
@@ -267,36 +269,42 @@ pub(crate) fn mtu(datagrams: &Datagrams<'_>) -> Check {
 /// those that it dialled, and those that reach it at an own address.
 pub(crate) fn nat(own: &BTreeSet<IpAddr>, seen: &[SocketAddr]) -> Check {
     let (ipv4, ipv6): (Vec<SocketAddr>, Vec<SocketAddr>) = seen.iter().copied().partition(SocketAddr::is_ipv4);
-    let checks = [mapping(own, &ipv4), mapping(own, &ipv6)].map(|mapping| {
-        let of = |verdict: Verdict, found: String| Check::new("nat", verdict, found);
-        match mapping {
-            Mapping::Unknown => of(Verdict::Unknown, "no peer that this node dialled over QUIC says where it sees this node".to_owned()),
-            Mapping::Untranslated => of(Verdict::Ok, "peers see an address of this machine: nothing is translated".to_owned()),
-            Mapping::Single(address) => of(
-                Verdict::Unknown,
-                format!("one peer sees this node at {address}, which is not this machine's; a second one would tell the kind"),
-            ),
-            Mapping::Same(address) => of(Verdict::Ok, format!("all peers see this node at {address}: same address and port for all")),
-            Mapping::Ports(address, ports) => {
-                let found = format!(
-                    "peers see this node at {address} with {} different ports: each has a mapping of its own, so others cannot dial in",
-                    ports.len()
-                );
-                of(Verdict::Warn, found).hint("fleetsync node config  # let the router forward the port, or link to a member that can be reached")
-            }
-            Mapping::Addresses(addresses) => {
-                let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-                of(Verdict::Warn, format!("peers see this node at different addresses: {}", names(&all)))
-                    .hint("fleetsync peer ls  # members that can be reached lead to it")
-            }
-        }
-    });
-    let [ipv4, ipv6] = checks;
+    let [ipv4, ipv6] = [mapping(own, &ipv4), mapping(own, &ipv6)].map(|mapping| nat_of(&mapping));
     // What one family tells counts where nothing is known of the other.
     match (ipv4.verdict, ipv6.verdict) {
         (Verdict::Unknown, other) if other != Verdict::Unknown => ipv6,
         (one, other) if other > one && other != Verdict::Unknown => ipv6,
         _ => ipv4,
+    }
+}
+
+/// What follows from a mapping.
+fn nat_of(mapping: &Mapping) -> Check {
+    let check = |verdict: Verdict, found: String| Check::new("nat", verdict, found);
+    match mapping {
+        Mapping::Unknown => check(Verdict::Unknown, "no peer over QUIC says where it sees this node".to_owned()),
+        Mapping::Untranslated => {
+            check(Verdict::Ok, "peers see an address of this machine: nothing is translated".to_owned())
+        }
+        Mapping::Single(address) => check(
+            Verdict::Unknown,
+            format!("one peer sees this node at {address}, which is not this machine's: it takes two to tell the kind"),
+        ),
+        Mapping::Same(address) => {
+            check(Verdict::Ok, format!("peers see this node at {address}: same address and port for all"))
+        }
+        Mapping::Ports(address, ports) => {
+            let found = format!(
+                "peers see this node at {address} with {} different ports: those that do not know theirs cannot dial it",
+                ports.len()
+            );
+            check(Verdict::Warn, found).hint("fleetsync status  # the router should forward the port it listens on")
+        }
+        Mapping::Addresses(addresses) => {
+            let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            check(Verdict::Warn, format!("peers see this node at different addresses: {}", names(&all)))
+                .hint("fleetsync peer ls  # members that can be reached lead to it")
+        }
     }
 }
 

@@ -66,8 +66,8 @@ fn told(event: &Value) -> String {
         (None, Some(to)) if to == about => "directly".to_owned(),
         (Some(from), Some(to)) => format!("{from} → {to}"),
         (None, Some(to)) => format!("over {to}"),
-        (Some(from), None) => format!("not over {from}"),
-        (None, None) => String::new(),
+        (Some(from), None) if from != about => format!("not over {from}"),
+        (_, None) => String::new(),
     };
     let after: Vec<String> = detail["after"].as_array().into_iter().flatten().filter_map(name).collect();
     let after =
@@ -102,10 +102,26 @@ mod tests {
                 "destinations": [{ "name": "c" }, { "name": "d" }], "destinations_len": 5, "after": [{ "name": "g" }],
             },
         });
-        let expected = "1970-01-01 00:00:00.000Z  route         c, d and 3 more  h → i  the link to h is suspect  (after news of the \
-                        links of g)";
-        assert_eq!(told(&route), expected);
-        let down = json!({ "time_ms": 0, "event": "link down", "subject": "77", "name": "h", "detail": { "reason": "x\u{1b}" } });
+        let parts = [
+            "1970-01-01 00:00:00.000Z",
+            "route         c, d and 3 more",
+            "h → i",
+            "the link to h is suspect",
+            "(after news of the links of g)",
+        ];
+        assert_eq!(told(&route), parts.join("  "));
+        let directly = |from: Value, to: Value| {
+            json!({
+                "time_ms": 0, "event": "reached", "subject": "77", "name": "h", "detail": {
+                    "reason": "why", "from": from, "to": to, "destinations": [{ "name": "h" }], "destinations_len": 1,
+                },
+            })
+        };
+        let h = || json!({ "name": "h" });
+        assert!(told(&directly(Value::Null, h())).ends_with("  h  directly  why"));
+        assert!(told(&directly(h(), Value::Null)).ends_with("  h  why"));
+        let detail = json!({ "reason": "x\u{1b}" });
+        let down = json!({ "time_ms": 0, "event": "link down", "subject": "77", "name": "h", "detail": detail });
         assert_eq!(told(&down), "1970-01-01 00:00:00.000Z  link down     h  x\\u{1b}");
         let change = json!({ "time_ms": 0, "event": "change", "subject": "config/a", "detail": { "seq": 3 } });
         assert_eq!(told(&change), "1970-01-01 00:00:00.000Z  change        config/a  {\"seq\":3}");

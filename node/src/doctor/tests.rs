@@ -71,7 +71,7 @@ fn datagrams_that_pass_are_known_by_the_links_that_are_up() {
     is(&of(2, &[], &[("eth0", 1500)]), Verdict::Ok, &["2 QUIC links", "eth0 1500"]);
     is(&of(0, &[], &[]), Verdict::Unknown, &[]);
     is(&of(2, &[], &[("tun0", 1000), ("eth0", 1500)]), Verdict::Warn, &["too small", "tun0"]);
-    is(&of(2, &["b"], &[]), Verdict::Warn, &["TCP", "b"]);
+    is(&of(2, &["b"], &[]), Verdict::Warn, &["TCP", "too: b; UDP", "way, or datagrams of 1,200 bytes do"]);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn what_translates_addresses_is_told_by_family() {
     let of = |seen: &[&str]| nat(&own, &seen.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>());
     is(&of(&[]), Verdict::Unknown, &[]);
     is(&of(&["10.0.0.5:1", "10.0.0.5:1"]), Verdict::Ok, &["nothing is translated"]);
-    is(&of(&["192.0.2.1:4410"]), Verdict::Unknown, &["192.0.2.1:4410", "second"]);
+    is(&of(&["192.0.2.1:4410"]), Verdict::Unknown, &["192.0.2.1:4410", "takes two"]);
     is(&of(&["192.0.2.1:4410", "192.0.2.1:4410"]), Verdict::Ok, &["same address and port"]);
     is(&of(&["192.0.2.1:1", "192.0.2.1:2"]), Verdict::Warn, &["2 different ports"]);
     is(&of(&["192.0.2.1:1", "192.0.2.2:1"]), Verdict::Warn, &["different addresses"]);
