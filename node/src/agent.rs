@@ -20,13 +20,16 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use transport::PeerKey;
+use transport::bulk::Bulk;
 
+use crate::blobs::BlobId;
 use crate::clock::Clock;
 use crate::folder::Folder;
 use crate::judging;
 use crate::store::{Applied, Store, WriteError, Writer};
 
 mod addresses;
+pub(crate) mod bulk;
 mod events;
 mod forwarding;
 mod handle;
@@ -45,6 +48,7 @@ mod syncer;
 mod tests;
 
 pub(crate) use addresses::{announced, source_towards};
+pub(crate) use bulk::{BulkPort, Plane};
 use events::Past;
 pub(crate) use events::{NodeEvent, held_text};
 pub(crate) use forwarding::{Answered, AskError, FACTS, Fact, Place, Question, Reply as AnswerOf};
@@ -86,6 +90,7 @@ pub(crate) struct MeshSetup {
     pub(crate) mdns: bool,
     /// Whether this device pays for what it sends.
     pub(crate) is_metered: bool,
+    pub(crate) bulk_port: BulkPort,
 }
 
 /// What the transport asks for each connection.
@@ -93,12 +98,18 @@ pub(crate) struct MeshSetup {
 struct Gatekeeper {
     offline: AtomicBool,
     removed: RwLock<BTreeSet<Key>>,
+    members: RwLock<BTreeSet<Key>>,
 }
 
 impl Gatekeeper {
     fn admits(&self, peer: &PeerKey) -> bool {
         let is_removed = self.removed.read().is_ok_and(|removed| removed.contains(&Key(peer.0)));
         !self.offline.load(Ordering::Relaxed) && !is_removed
+    }
+
+    /// Whether someone may ask on the bulk plane: only members, as far as is known here.
+    fn admits_to_bulk(&self, peer: &PeerKey) -> bool {
+        self.admits(peer) && self.members.read().is_ok_and(|members| members.contains(&Key(peer.0)))
     }
 }
 
@@ -124,6 +135,8 @@ pub(crate) struct Node {
     config: Config,
     folder: Folder,
     mesh: transport::Handle,
+    bulk: Bulk,
+    announced_blobs: BTreeMap<BlobId, u64>,
     gatekeeper: Arc<Gatekeeper>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
     joins: BTreeMap<RequestId, u64>,
@@ -150,6 +163,8 @@ pub(crate) type End = Result<(), Failed>;
 pub(crate) enum StartError {
     #[error(transparent)]
     Mesh(#[from] transport::StartError),
+    #[error("the bulk plane: {0}")]
+    Bulk(#[from] transport::bulk::BulkError),
     #[error(transparent)]
     Replica(#[from] crdt::sync::OpenError),
 }
@@ -176,12 +191,12 @@ struct Inbox {
 
 /// Starts the agent's task. It ends when `stop` fires, or when the node cannot go on, having closed the mesh and synced
 /// the store.
-pub(crate) fn start(setup: Setup, stop: oneshot::Receiver<()>) -> Result<(Agent, JoinHandle<End>), StartError> {
-    let (agent, node, inbox) = open(setup)?;
-    Ok((agent, tokio::spawn(run(node, inbox, stop))))
+pub(crate) fn start(setup: Setup, stop: oneshot::Receiver<()>) -> Result<(Agent, Plane, JoinHandle<End>), StartError> {
+    let (agent, plane, node, inbox) = open(setup)?;
+    Ok((agent, plane, tokio::spawn(run(node, inbox, stop))))
 }
 
-fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
+fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
     let gatekeeper = Arc::new(Gatekeeper::default());
     gatekeeper.offline.store(setup.folder.is_offline(), Ordering::Relaxed);
     let mut mesh_config = transport::Config::new(setup.key.to_bytes(), setup.mesh.listen);
@@ -197,8 +212,14 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
         let (document, seq) = (damaged.name().document, damaged.seq);
         tracing::error!(%document, seq, "the last change of a log is damaged on this disk; see: fleetsync doc verify {document}");
     }
-    let asked = Arc::clone(&gatekeeper);
-    let (mesh, mesh_events) = transport::spawn(mesh_config, Arc::new(move |peer: &PeerKey| asked.admits(peer)))?;
+    let (to_mesh, to_bulk) = (Arc::clone(&gatekeeper), Arc::clone(&gatekeeper));
+    let admit_to_bulk: transport::Admit = Arc::new(move |peer: &PeerKey| to_bulk.admits_to_bulk(peer));
+    let (bulk, asked) =
+        bulk::start(setup.key.to_bytes(), &mesh_config.listen.ips, setup.mesh.bulk_port, &admit_to_bulk)?;
+    mesh_config.bulk = Some(bulk.inlet());
+    let (mesh, mesh_events) = transport::spawn(mesh_config, Arc::new(move |peer: &PeerKey| to_mesh.admits(peer)))?;
+    let plane = Plane { bulk: bulk.clone(), mesh: mesh.clone(), asked };
+    bulk::keep_port(&setup.folder, bulk.port());
     let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
     let (events, _) = broadcast::channel(EVENTS_MAX);
     let (restored, restored_seen) = watch::channel(0);
@@ -227,6 +248,8 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
         config,
         folder: setup.folder,
         mesh,
+        bulk,
+        announced_blobs: BTreeMap::new(),
         gatekeeper,
         waiting: BTreeMap::new(),
         joins: BTreeMap::new(),
@@ -244,7 +267,7 @@ fn open(setup: Setup) -> Result<(Agent, Node, Inbox), StartError> {
     node.note_seeds();
     node.note_roster();
     node.environment_changed();
-    Ok((agent, node, Inbox { commands, mesh: mesh_events, synced, read }))
+    Ok((agent, plane, node, Inbox { commands, mesh: mesh_events, synced, read }))
 }
 
 async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> End {
@@ -290,8 +313,8 @@ async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> E
         node.input(Input::Stop);
     }
     node.settle();
-    let Node { mesh, store, failure, .. } = node;
-    mesh.shutdown().await;
+    let Node { mesh, bulk, store, failure, .. } = node;
+    tokio::join!(mesh.shutdown(), bulk.stop());
     if let Err(error) = store.sync() {
         tracing::error!(%error, "the store was not synced at the end");
     }
@@ -400,6 +423,7 @@ impl Node {
         match command {
             Command::Look(look) => look(self),
             Command::Ask(to, question, answer) => self.ask(to, &question, answer),
+            Command::AnnounceBlobs(blobs) => self.announce_blobs(blobs),
             Command::SetOffline(offline, reply) => {
                 let result = self.set_offline(offline);
                 // An error means that the asker is gone.
@@ -491,6 +515,10 @@ impl Node {
                 _ => {}
             }
         }
+        if let Ok(mut known) = self.gatekeeper.members.write() {
+            *known = members.keys().copied().collect();
+        }
+        removed.iter().for_each(|key| self.bulk.close(&PeerKey(key.0)));
         let up = self.sessions.iter().map(|(_, session)| session.peer).collect();
         let own_zone = zone_of(&self.device());
         self.neighbours.set_members(self.now(), own_zone, members, &removed, &up);

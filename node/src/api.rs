@@ -16,9 +16,11 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use crate::agent::{Agent, Stopped};
+use crate::blobs::Service;
 use crate::settings::Settings;
 use crate::telemetry::Explain;
 
+mod blobs;
 mod devices;
 mod doctor;
 mod documents;
@@ -45,6 +47,7 @@ const BODY_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub(crate) struct Api {
     agent: Agent,
+    blobs: Service,
     explain: Explain,
     settings: Arc<Settings>,
     /// Turns to read the store.
@@ -52,8 +55,8 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    pub(crate) fn new(agent: Agent, explain: Explain, settings: Settings) -> Api {
-        Api { agent, explain, settings: Arc::new(settings), reads: Arc::new(Semaphore::new(read::READS_MAX)) }
+    pub(crate) fn new(agent: Agent, blobs: Service, explain: Explain, settings: Settings) -> Api {
+        Api { agent, blobs, explain, settings: Arc::new(settings), reads: Arc::new(Semaphore::new(read::READS_MAX)) }
     }
 }
 
@@ -214,6 +217,12 @@ fn router(api: Api) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", "this resource has other methods")
         })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        // The body of a blob is a stream, and has no limit but the disk.
+        .route("/v1/blobs", get(blobs::list).put(blobs::put))
+        .route("/v1/blobs/{blob}", get(blobs::stat))
+        .route("/v1/blobs/{blob}/content", get(blobs::content))
+        .route("/v1/blobs/{blob}/fetch", get(blobs::fetch))
+        .route("/v1/blobs/{blob}/pause", post(blobs::pause))
         .with_state(api)
 }
 

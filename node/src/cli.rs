@@ -10,6 +10,7 @@ use crate::keys::{KeyError, Passphrase, quoted};
 use crate::output::{Format, note};
 use crate::settings::{Origin, Settings, SettingsError, check_variables};
 
+mod blob;
 mod config;
 mod device;
 mod doctor;
@@ -86,6 +87,9 @@ enum Command {
     /// Documents as they are replicated
     #[command(subcommand)]
     Doc(document::DocCommand),
+    /// Blobs: files by their hash, fetched from any device that has them
+    #[command(subcommand)]
+    Blob(blob::BlobCommand),
     /// Configurations that operators edit anywhere
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -298,6 +302,7 @@ async fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Peer(command) => observe::peer(common, command).await,
         Command::Route(command) => route::run(common, command).await,
         Command::Doc(command) => document::run(common, command).await,
+        Command::Blob(command) => blob::run(common, command).await,
         Command::Config(command) => config::run(common, command).await,
         Command::Member(command) => member::run(common, command).await,
         Command::Key(command) => member::key(common, command).await,

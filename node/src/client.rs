@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
+use futures::Stream;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Bytes, Frame, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
@@ -37,10 +39,16 @@ pub enum ClientError {
     },
 }
 
+type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
+}
+
 /// A connection to a node.
 pub struct Client {
     path: PathBuf,
-    connection: SendRequest<Full<Bytes>>,
+    connection: SendRequest<Body>,
 }
 
 impl Client {
@@ -67,22 +75,27 @@ impl Client {
         &mut self,
         method: Method,
         resource: &str,
-        body: Bytes,
-    ) -> Result<hyper::Response<hyper::body::Incoming>, ClientError> {
+        body: Body,
+    ) -> Result<hyper::Response<Incoming>, ClientError> {
         let broken = |error: &dyn std::fmt::Display| ClientError::Broken(error.to_string());
         let request = Request::builder()
             .method(method)
             .uri(resource)
             .header("host", "fleetsync")
             .header("content-type", "application/json")
-            .body(Full::new(body))
+            .body(body)
             .map_err(|error| broken(&error))?;
         self.connection.ready().await.map_err(|error| broken(&error))?;
         self.connection.send_request(request).await.map_err(|error| broken(&error))
     }
 
-    async fn call(&mut self, method: Method, resource: &str, body: Bytes) -> Result<Bytes, ClientError> {
+    async fn call(&mut self, method: Method, resource: &str, body: Body) -> Result<Bytes, ClientError> {
         let response = self.send(method, resource, body).await?;
+        Client::whole_of(response).await
+    }
+
+    /// All of an answer, or what is wrong.
+    async fn whole_of(response: hyper::Response<Incoming>) -> Result<Bytes, ClientError> {
         let status = response.status();
         let collected = response.into_body().collect().await;
         let bytes = collected.map_err(|error| ClientError::Broken(error.to_string()))?.to_bytes();
@@ -102,19 +115,39 @@ impl Client {
 
     /// Reads a resource that is not JSON.
     pub async fn get_bytes(&mut self, resource: &str) -> Result<Bytes, ClientError> {
-        self.call(Method::GET, resource, Bytes::new()).await
+        self.call(Method::GET, resource, whole(Bytes::new())).await
     }
 
     /// Writes.
     pub async fn post(&mut self, resource: &str, body: &Value) -> Result<Value, ClientError> {
-        let bytes = self.call(Method::POST, resource, Bytes::from(body.to_string())).await?;
+        let bytes = self.call(Method::POST, resource, whole(Bytes::from(body.to_string()))).await?;
         serde_json::from_slice(&bytes).map_err(|error| ClientError::Broken(error.to_string()))
+    }
+
+    /// Sends a stream of bytes.
+    pub async fn put(
+        &mut self,
+        resource: &str,
+        bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<Value, ClientError> {
+        let frames = futures::TryStreamExt::map_ok(bytes, Frame::data);
+        let answer = self.call(Method::PUT, resource, StreamBody::new(frames).boxed_unsync()).await?;
+        serde_json::from_slice(&answer).map_err(|error| ClientError::Broken(error.to_string()))
+    }
+
+    /// Reads a resource as it comes.
+    pub async fn open(&mut self, resource: &str) -> Result<Incoming, ClientError> {
+        let response = self.send(Method::GET, resource, whole(Bytes::new())).await?;
+        if response.status().is_success() {
+            return Ok(response.into_body());
+        }
+        let problem = Client::whole_of(response).await.err();
+        Err(problem.unwrap_or_else(|| ClientError::Broken("an answer without a meaning".to_owned())))
     }
 
     /// Follows server-sent events until the node ends them or `each` says stop.
     pub async fn follow(&mut self, resource: &str, mut each: impl FnMut(Value) -> bool) -> Result<(), ClientError> {
-        let response = self.send(Method::GET, resource, Bytes::new()).await?;
-        let mut body = response.into_body();
+        let mut body = self.open(resource).await?;
         let mut text = String::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| ClientError::Broken(error.to_string()))?;

@@ -19,8 +19,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use transport::Listen;
 
-use crate::agent::{self, Agent, MeshSetup, Setup};
+use crate::agent::{self, Agent, BulkPort, MeshSetup, Setup};
 use crate::api::{self, Api};
+use crate::blobs::{Blobs, Limits, Service};
 use crate::client::Client;
 use crate::clock::{Clock, SystemClock};
 use crate::folder::{Folder, random};
@@ -181,7 +182,7 @@ fn setup(folder: Folder, clock: Arc<JumpingClock>) -> Setup {
         key: folder.device_key().unwrap(),
         folder,
         clock,
-        mesh: MeshSetup { listen: Listen::loopback(), mdns: false, is_metered: false },
+        mesh: MeshSetup { listen: Listen::loopback(), mdns: false, is_metered: false, bulk_port: BulkPort::Fixed(0) },
     }
 }
 
@@ -204,9 +205,11 @@ impl Running {
         let setup = setup(folder, Arc::clone(&clock));
         let (fleet, device) = (setup.fleet, public(&setup.key).device());
         let (stop, stopped) = oneshot::channel();
-        let (agent, task) = agent::start(setup, stopped).unwrap();
+        let blobs = Blobs::open(&setup.folder.blobs()).unwrap();
+        let (agent, plane, task) = agent::start(setup, stopped).unwrap();
+        let blobs = Service::start(agent.clone(), plane, blobs, Limits::default());
         let settings = Settings::load(&[], &|_| None, Path::new("")).unwrap();
-        let api = Api::new(agent.clone(), Explain::default(), settings);
+        let api = Api::new(agent.clone(), blobs, Explain::default(), settings);
         let listener = api::bind(&socket).unwrap();
         tokio::spawn(api::serve(listener, api.clone(), std::future::pending()));
         let client = Client::connect(&socket).await.unwrap();

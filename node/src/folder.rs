@@ -5,10 +5,11 @@
 //! DIR/lock            flock, with the pid of the process that holds it
 //! DIR/device.key      the device's ed25519 seed, 0600, not encrypted
 //! DIR/sealing.key     the X25519 secret for sealed secrets, 0600
-//! DIR/node.json       fleet, incarnation, port
+//! DIR/node.json       fleet, incarnation, ports
 //! DIR/seeds.json      addresses of the members that a ticket named
 //! DIR/offline         exists while the node was told to stay offline
 //! DIR/store/          RocksDB
+//! DIR/blobs/          blobs by their hash
 //! DIR/api.sock        the API
 //! ```
 
@@ -70,6 +71,9 @@ pub(crate) struct NodeFile {
     pub(crate) incarnation: String,
     /// The port that was picked, so that peers find the node again.
     pub(crate) port: Option<u16>,
+    /// The UDP port of the bulk plane that was picked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bulk_port: Option<u16>,
 }
 
 /// A member that a ticket named.
@@ -116,6 +120,10 @@ impl Folder {
 
     pub(crate) fn store(&self) -> PathBuf {
         self.path.join("store")
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.path.join("blobs")
     }
 
     /// What the folder says of itself; an error where it is no member's.

@@ -137,7 +137,7 @@ fn settle(folder: &Folder, fleet: FleetId, statements: Vec<StatementParts>) -> R
     }
     store.sync()?;
     let incarnation = crdt::id::hex(&random::<8>());
-    Ok(folder.write_node(&NodeFile { fleet: fleet.to_string(), incarnation, port: None })?)
+    Ok(folder.write_node(&NodeFile { fleet: fleet.to_string(), incarnation, port: None, bulk_port: None })?)
 }
 
 /// Joins the fleet of a ticket over the members that it names. Returns the device's name.

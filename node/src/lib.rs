@@ -12,6 +12,7 @@
 
 mod agent;
 mod api;
+mod blobs;
 mod cli;
 pub mod client;
 mod clock;

@@ -114,6 +114,15 @@ pub(crate) fn age(seconds: u64) -> String {
     }
 }
 
+/// A count of bytes for people, in decimal units.
+pub(crate) fn bytes_text(bytes: u64) -> String {
+    let units = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    match units.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / unit as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
 /// A time of day in UTC: `2026-11-24 12:00:00Z`. Days from the civil calendar (Howard Hinnant's `civil_from_days`).
 pub(crate) fn time_text(millis: u64) -> String {
     let seconds = millis / 1000;

@@ -11,7 +11,7 @@ struct Known {
     about: &'static str,
 }
 
-const KNOWN: [Known; 12] = [
+const KNOWN: [Known; 15] = [
     Known { name: "keys", default: "", about: "the person's keys folder; empty for the user's config folder" },
     Known {
         name: "listen",
@@ -22,6 +22,21 @@ const KNOWN: [Known; 12] = [
         name: "port",
         default: "",
         about: "the mesh's port, UDP and TCP; empty for 4410 or a free one, 0 for a free one",
+    },
+    Known {
+        name: "bulk.port",
+        default: "",
+        about: "the bulk plane's UDP port; empty for 4411 or a free one, 0 for a free one",
+    },
+    Known {
+        name: "bulk.max_rate",
+        default: "0",
+        about: "bytes a second that others may have of this device's blobs; 0 is no limit",
+    },
+    Known {
+        name: "relay.max_rate",
+        default: "0",
+        about: "bytes a second of blobs that this device passes on for others; 0 is no limit",
     },
     Known { name: "mdns", default: "true", about: "find members on the local network by multicast DNS" },
     Known {

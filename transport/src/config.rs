@@ -4,6 +4,10 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use tokio::sync::mpsc;
+
+use crate::bulk::Asked;
+
 /// Where to listen. QUIC (UDP) and TCP use the same port number on every address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
@@ -44,6 +48,9 @@ pub struct Config {
     pub stream_window_bytes: u32,
     /// QUIC flow window of one connection, bytes.
     pub connection_window_bytes: u32,
+    /// Where bulk requests go that come over streams of this mesh ([`Bulk::inlet`](crate::bulk::Bulk::inlet)); without it none
+    /// are taken.
+    pub bulk: Option<mpsc::Sender<Asked>>,
 }
 
 impl Config {
@@ -56,6 +63,7 @@ impl Config {
             connections_max: 200,
             stream_window_bytes: 4_000_000,
             connection_window_bytes: 16_000_000,
+            bulk: None,
         }
     }
 }

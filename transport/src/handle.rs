@@ -8,11 +8,13 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
+use crate::bulk::{Answer, AskError, MAX_REQUEST_BYTES};
 use crate::event::{SessionId, Stream};
 use crate::join::{self, AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
 use crate::peer::PeerKey;
 use crate::session::io::{Lane, Session};
 use crate::session::outbox::SendError;
+use crate::swarm::bulk::Reply as BulkReply;
 
 /// Most orders waiting for the swarm's task.
 pub(crate) const MAX_COMMANDS: usize = 1024;
@@ -22,6 +24,7 @@ pub(crate) enum Command {
     Dial { peer: PeerKey, addrs: Vec<String> },
     Close { peer: PeerKey },
     Join { peer: PeerKey, addrs: Vec<String>, request: Vec<u8>, reply: oneshot::Sender<Result<Vec<u8>, JoinError>> },
+    AskBulk { peer: PeerKey, request: Vec<u8>, reply: BulkReply },
     Snapshot { reply: oneshot::Sender<Snapshot> },
     Shutdown { reply: oneshot::Sender<()> },
 }
@@ -191,6 +194,20 @@ impl Handle {
     /// The answer was not taken.
     pub fn answer_join(&self, id: u64, answer: Vec<u8>) -> Result<(), AnswerError> {
         self.joins.answer(id, answer)
+    }
+
+    /// Asks a peer as [`Bulk::ask`](crate::bulk::Bulk::ask) does, over a stream of the connection that carries its session.
+    ///
+    /// # Errors
+    /// See [`AskError`]; there must be a session.
+    pub async fn ask_bulk(&self, peer: PeerKey, request: Vec<u8>) -> Result<Answer, AskError> {
+        if request.len() > MAX_REQUEST_BYTES {
+            return Err(AskError::TooLong);
+        }
+        let stopped = || AskError::NoStream("the mesh is shut down".to_owned());
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::AskBulk { peer, request, reply }).await.map_err(|_| stopped())?;
+        answer.await.map_err(|_| stopped())?
     }
 
     /// The state of the mesh; empty when it is shut down.

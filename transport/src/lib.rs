@@ -11,7 +11,8 @@
 //! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
 //! * **Pure beside that**, driven by the owner: which links are alive (`liveness`), what they are like (`measure`), what
 //!   they cost (`cost`), the ways to every node (`routes`), where the mesh is thin (`cuts`), whom to hold links to
-//!   (`overlay`), and requests that go these ways ([`forward`]).
+//!   (`overlay`), requests that go these ways ([`forward`]), and which part of a blob is asked of whom ([`fetch`]).
+//! * **Beside it a bulk plane** ([`bulk`]): long answers over raw QUIC, or over streams of a session's connection.
 //! * Over QUIC a silent peer is lost after 10 s; **over TCP nothing notices**: liveness is the owner's, who probes on the
 //!   control stream and calls [`Handle::close`].
 //!
@@ -34,10 +35,12 @@
 //! ```
 #![deny(missing_docs, unreachable_pub)]
 
+pub mod bulk;
 mod config;
 mod cost;
 mod cuts;
 mod event;
+pub mod fetch;
 pub mod forward;
 mod handle;
 mod join;

@@ -27,9 +27,10 @@ const FAR_OF: usize = 8;
 const SWAP_TENTHS: u64 = 7;
 /// No link is let go before.
 const YOUNG: Duration = Duration::from_secs(10);
-/// One that its peer closes before is refused, and the peer passed over for so long.
+/// One that ends before was perhaps refused, and the peer is passed over for so long: doubling, at most. It may also have
+/// been started anew, so that it must not be long at first.
 const REFUSED: Duration = Duration::from_secs(30);
-const PASSED_OVER: Duration = Duration::from_secs(300);
+const PASSED_OVER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 /// A dial of which nothing is heard is over after so long.
 const DIAL: Duration = Duration::from_secs(20);
 /// From one trial to the next at least, and a member at least: all of a fleet hear of each link that comes and goes. And how
@@ -79,7 +80,8 @@ struct Member {
     hash: u64,
     /// What a round trip took when it was last linked, microseconds.
     rtt_micros: Option<u64>,
-    /// It closed a link at once.
+    /// How often in a row a link with it ended soon, and until when it is left alone for that.
+    refusals: u32,
     passed_over_until: Duration,
 }
 
@@ -142,7 +144,13 @@ impl Overlay {
         self.members.retain(|peer, _| zones.contains_key(peer));
         for (peer, zone) in zones {
             let hash = rendezvous(&self.me, &peer);
-            let new = || Member { zone: String::new(), hash, rtt_micros: None, passed_over_until: Duration::ZERO };
+            let new = || Member {
+                zone: String::new(),
+                hash,
+                rtt_micros: None,
+                refusals: 0,
+                passed_over_until: Duration::ZERO,
+            };
             self.members.entry(peer).or_insert_with(new).zone = zone;
         }
     }
@@ -166,12 +174,14 @@ impl Overlay {
     /// A link is gone.
     pub fn down(&mut self, now: Duration, peer: PeerKey) {
         let Some(link) = self.links.remove(&peer) else { return };
-        if now < link.since + REFUSED
-            && link.reason != Reason::Sought
-            && let Some(member) = self.members.get_mut(&peer)
-        {
-            member.passed_over_until = now + PASSED_OVER;
+        // Where there are few, nobody refuses.
+        let is_refused = now < link.since + REFUSED && !matches!(link.reason, Reason::Sought | Reason::Few);
+        let Some(member) = self.members.get_mut(&peer) else { return };
+        if is_refused {
+            let [least, most] = PASSED_OVER;
+            member.passed_over_until = now + (least * 2u32.saturating_pow(member.refusals.min(16))).min(most);
         }
+        member.refusals = if is_refused { member.refusals + 1 } else { 0 };
     }
 
     /// A wanted member is being dialled; [`Overlay::up`] or [`Overlay::failed`] follows.

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 mod build;
+pub(crate) mod bulk;
 mod dial;
 mod link;
 mod tcp;
@@ -105,6 +106,7 @@ pub fn spawn(config: Config, admit: Admit) -> Result<(Handle, mpsc::Receiver<Eve
         links: Links::new(u64::from_le_bytes(epoch) >> 1),
         dialer: Dialer::default(),
         rate: Rate::default(),
+        bulk: bulk::BulkStreams::new(config.bulk),
         started: Instant::now(),
         refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
         listening: BTreeSet::new(),
@@ -171,6 +173,7 @@ struct Task {
     links: Links,
     dialer: Dialer,
     rate: Rate,
+    bulk: bulk::BulkStreams,
     started: Instant,
     refusals: Arc<Semaphore>,
     listening: BTreeSet<String>,
@@ -227,6 +230,7 @@ impl Task {
             Command::Dial { peer, addrs } => self.dial_for_session(peer, addrs),
             Command::Close { peer } => self.close_peer(peer, &DownReason::Closed),
             Command::Join { peer, addrs, request, reply } => self.start_join(peer, addrs, request, reply),
+            Command::AskBulk { peer, request, reply } => self.ask_bulk(peer, request, reply),
             Command::Snapshot { reply } => {
                 let _ = reply.send(self.snapshot());
             }

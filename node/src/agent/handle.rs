@@ -1,11 +1,14 @@
 //! The handle by which everything else talks to the agent's task.
 
+use std::collections::BTreeMap;
+
 use crdt::id::Key;
 use crdt::sync::{Input, Reply, RequestId};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::forwarding::{AnswerSender, Answered, AskError, Question};
 use super::{Node, NodeEvent};
+use crate::blobs::BlobId;
 use crate::store::Store;
 
 pub(super) type Make = Box<dyn FnOnce(RequestId) -> Input + Send>;
@@ -15,6 +18,7 @@ pub(super) enum Command {
     Request(Make, oneshot::Sender<Reply>),
     Look(Look),
     Ask(Key, Question, AnswerSender),
+    AnnounceBlobs(BTreeMap<BlobId, u64>),
     SetOffline(bool, oneshot::Sender<Result<(), String>>),
 }
 
@@ -61,6 +65,11 @@ impl Agent {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Ask(to, question, reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
+    }
+
+    /// Says in the fleet which blobs this device has whole, with their sizes in bytes.
+    pub(crate) async fn announce_blobs(&self, blobs: BTreeMap<BlobId, u64>) -> Result<(), Stopped> {
+        self.commands.send(Command::AnnounceBlobs(blobs)).await.map_err(|_| Stopped)
     }
 
     /// Cuts the node off, or lets it back in; kept over restarts.

@@ -7,6 +7,8 @@ use crdt::schema::Value;
 use crdt::view::View;
 use transport::{LinkKind, LinkState, Measured};
 
+use crate::blobs::BlobId;
+
 /// What a device says of one of its neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Report {
@@ -27,6 +29,10 @@ pub(crate) struct LinkDocument {
     pub(crate) neighbours: BTreeMap<DeviceId, Report>,
     /// What makes the device a costly one.
     pub(crate) burden: Burden,
+    /// The UDP port of its bulk plane.
+    pub(crate) bulk_port: Option<u16>,
+    /// Blobs that it has whole, with their sizes in bytes.
+    pub(crate) blobs: BTreeMap<BlobId, u64>,
 }
 
 /// What makes all links of a device dearer.
@@ -64,6 +70,8 @@ impl LinkDocument {
                 is_metered: value("metered") == Some(&Value::Bool(true)),
                 is_on_battery: value("battery") == Some(&Value::Bool(true)),
             },
+            bulk_port: read_number(&value, "bulk.port").and_then(|port| u16::try_from(port).ok()),
+            blobs: blobs_in(view),
         }
     }
 
@@ -77,6 +85,12 @@ impl LinkDocument {
             if is_so {
                 values.insert(path.to_owned(), Value::Bool(true));
             }
+        }
+        if let Some(port) = self.bulk_port {
+            values.insert("bulk.port".to_owned(), Value::Uint(port.into()));
+        }
+        for (blob, size) in &self.blobs {
+            values.insert(format!("blob.{blob}"), Value::Uint(*size));
         }
         for (device, report) in &self.neighbours {
             let mut put = |name: &str, value: Value| values.insert(format!("neighbour.{device}.{name}"), value);
@@ -118,6 +132,14 @@ pub(crate) fn state_of((measured, kind): (Measured, LinkKind), burden: Burden) -
 fn devices_in(view: &View) -> BTreeSet<DeviceId> {
     let ids = view.keys().filter_map(|path| path.strip_prefix("neighbour.")?.strip_suffix(".up"));
     ids.filter_map(|id| id.parse().ok()).collect()
+}
+
+fn blobs_in(view: &View) -> BTreeMap<BlobId, u64> {
+    let said = view.iter().filter_map(|(path, entry)| match &entry.read.value {
+        Value::Uint(size) => Some((path.strip_prefix("blob.")?.parse().ok()?, *size)),
+        _ => None,
+    });
+    said.collect()
 }
 
 fn read_number<'a>(field: &impl Fn(&str) -> Option<&'a Value>, name: &str) -> Option<u64> {
@@ -172,6 +194,8 @@ mod tests {
             addresses: vec!["/ip4/192.0.2.1/tcp/4410".to_owned(), "/ip4/192.0.2.2/tcp/4410".to_owned()],
             neighbours: BTreeMap::from([(DeviceId([2; 32]), up), (DeviceId([3; 32]), down)]),
             burden: Burden { is_metered: true, is_on_battery: true },
+            bulk_port: Some(4411),
+            blobs: BTreeMap::from([(BlobId([0xcd; 32]), 1 << 30)]),
         }
     }
 
@@ -196,7 +220,9 @@ mod tests {
         assert_eq!(values.get("metered"), Some(&Value::Bool(true)));
         assert_eq!(values.get("battery"), Some(&Value::Bool(true)));
         assert_eq!(of("rate_bytes_per_second"), Some(Value::Uint(2_500_000)));
-        assert_eq!(values.len(), 13, "{values:?}");
+        assert_eq!(values.get("bulk.port"), Some(&Value::Uint(4411)));
+        assert_eq!(values.get(&format!("blob.{}", "cd".repeat(32))), Some(&Value::Uint(1 << 30)));
+        assert_eq!(values.len(), 15, "{values:?}");
         assert_eq!(LinkDocument::default().values(), BTreeMap::new(), "what is not so is not said");
     }
 
@@ -207,6 +233,8 @@ mod tests {
         values.insert(format!("neighbour.{}.up", DeviceId([4; 32])), Value::Uint(1));
         values.insert(format!("neighbour.{}.rtt_microsecond", DeviceId([3; 32])), Value::Text("quick".to_owned()));
         values.insert("metered.since".to_owned(), Value::Null);
+        values.insert("blob.cdcd".to_owned(), Value::Uint(1));
+        values.insert(format!("blob.{}", "ab".repeat(32)), Value::Text("large".to_owned()));
         assert_eq!(LinkDocument::read(&view_of(values)), document());
     }
 }

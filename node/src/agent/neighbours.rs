@@ -85,7 +85,7 @@ pub(crate) struct Neighbours {
     /// Something happened that the overlay may have to answer.
     is_to_choose: bool,
     /// What each device says of its links.
-    pub(crate) reported: BTreeMap<DeviceId, LinkDocument>,
+    pub(super) reported: BTreeMap<DeviceId, LinkDocument>,
     report_at: Option<Time>,
     last_report: Time,
     damp_ms: u64,
@@ -294,6 +294,21 @@ impl Neighbours {
         self.schedule_report(now);
     }
 
+    /// What this device has of blobs changed.
+    pub(super) fn blobs_changed(&mut self, now: Time) {
+        self.schedule_report(now);
+    }
+
+    /// What all devices say of their links.
+    pub(crate) fn reported(&self) -> impl Iterator<Item = (&DeviceId, &LinkDocument)> {
+        self.reported.iter()
+    }
+
+    /// What a device says of its links.
+    pub(crate) fn said_by(&self, device: &DeviceId) -> Option<&LinkDocument> {
+        self.reported.get(device)
+    }
+
     /// A link is suspect, or no longer.
     pub(super) fn suspicion_changed(&mut self, now: Time) {
         self.schedule_report(now);
@@ -423,6 +438,8 @@ impl Node {
             addresses: announced(&self.listening),
             neighbours: devices.map(|device| (*device, report(device))).collect(),
             burden: self.routing.burden,
+            bulk_port: Some(self.bulk.port()).filter(|port| *port > 0),
+            blobs: self.announced_blobs.clone(),
         }
     }
 }

@@ -147,7 +147,7 @@ async fn wall_clocks_that_jump_by_years_stop_nothing() {
 async fn a_mesh_that_never_rests_does_not_keep_requests_waiting() {
     const EVENTS: usize = 10_000;
     let fleet = Fleet::new();
-    let (agent, node, inbox) = open(fleet.founded("a", JumpingClock::at(TODAY_MS))).unwrap();
+    let (agent, _plane, node, inbox) = open(fleet.founded("a", JumpingClock::at(TODAY_MS))).unwrap();
     let (events, flood) = tokio::sync::mpsc::channel(EVENTS);
     for _ in 0..EVENTS {
         events.try_send(transport::Event::Resync).unwrap();

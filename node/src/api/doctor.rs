@@ -71,7 +71,7 @@ impl Found {
         let members = || sessions.iter().filter(|session| node.is_member(&session.peer.device()));
         let name = |key: &Key| name_of(node, &key.device());
         let has_quic = |key: &Key| {
-            let said = node.neighbours.reported.get(&key.device());
+            let said = node.neighbours.said_by(&key.device());
             said.is_some_and(|said| said.addresses.iter().any(|address| quic_address(address).is_some()))
         };
         let is_tcp = |address: &str| address.contains("/tcp/");

@@ -50,7 +50,7 @@ fn mesh_of(node: &Node) -> Mesh {
 /// Which members say of which links that they are up.
 fn said(node: &Node) -> BTreeMap<Ends, Vec<DeviceId>> {
     let mut said: BTreeMap<Ends, Vec<DeviceId>> = BTreeMap::new();
-    for (device, document) in node.neighbours.reported.iter().filter(|(device, _)| node.is_member(device)) {
+    for (device, document) in node.neighbours.reported().filter(|(device, _)| node.is_member(device)) {
         let up = document.neighbours.iter().filter(|(_, report)| report.is_up).map(|(neighbour, _)| neighbour);
         for neighbour in up.filter(|neighbour| *neighbour != device && node.is_member(neighbour)) {
             said.entry((*device.min(neighbour), *device.max(neighbour))).or_default().push(*device);
@@ -70,7 +70,7 @@ fn cut_off(counted: &BTreeSet<Ends>) -> BTreeMap<Ends, usize> {
 
 fn link(node: &Node, (a, b): &Ends, by: &[DeviceId], cut_off: Option<usize>) -> mesh::Link {
     let of = |by: &DeviceId| if by == a { b } else { a };
-    let documents = || by.iter().filter_map(|by| Some((by, node.neighbours.reported.get(by)?)));
+    let documents = || by.iter().filter_map(|by| Some((by, node.neighbours.said_by(by)?)));
     let dearer = documents().filter_map(|(by, document)| document.state(of(by))).max_by_key(|state| state.cost());
     let rates = documents().filter_map(|(by, document)| document.neighbours.get(of(by))?.rate);
     mesh::Link {

@@ -94,7 +94,7 @@ fn said_of(node: &Node, by: &DeviceId, of: &DeviceId) -> Option<LinkState> {
         let key = node.engine.replica().roster().key_of(of)?;
         return node.routing.state(&node.sessions.link_with(&key)?);
     }
-    node.neighbours.reported.get(by)?.state(of)
+    node.neighbours.said_by(by)?.state(of)
 }
 
 fn parts_to_json(state: &LinkState) -> Value {

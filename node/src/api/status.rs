@@ -2,9 +2,10 @@
 
 use axum::Json;
 use axum::extract::State;
-use crdt::id::DeviceId;
+use crdt::id::{DeviceId, Key};
 use crdt::statement::Body;
 use serde_json::{Value, json};
+use transport::PeerKey;
 
 use super::{Api, Problem};
 use crate::agent::{Node, Presence};
@@ -65,7 +66,15 @@ fn report(node: &Node) -> Value {
 }
 
 pub(super) async fn status(State(api): State<Api>) -> Result<Json<Value>, Problem> {
-    Ok(Json(api.agent.look(report).await?))
+    let relayed = api.blobs.relayed();
+    let look = move |node: &Node| {
+        let name = |key: &PeerKey| name_of(node, &Key(key.0).device());
+        let to_json = |((asker, holder), bytes): (&(PeerKey, PeerKey), &u64)| json!({ "for": name(asker), "from": name(holder), "bytes": bytes });
+        let mut status = report(node);
+        status["relayed"] = relayed.iter().map(to_json).collect();
+        Json(status)
+    };
+    Ok(api.agent.look(look).await?)
 }
 
 /// Every source that the collector looked at.

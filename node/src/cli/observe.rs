@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::ping::{self, PingArgs};
 use super::{Common, Failure, Outcome, code, watch};
-use crate::output::{age, dial_error, endpoint, escaped, json, print, scalar, table};
+use crate::output::{age, bytes_text, dial_error, endpoint, escaped, json, print, scalar, table};
 
 /// `peer`
 #[derive(Subcommand)]
@@ -49,6 +49,13 @@ fn described(status: &Value) -> String {
         vec!["root_durable".to_owned(), scalar(&status["root_durable"])],
         vec!["root".to_owned(), scalar(&status["root"])],
     ];
+    for relayed in status["relayed"].as_array().into_iter().flatten() {
+        let bytes = bytes_text(relayed["bytes"].as_u64().unwrap_or(0));
+        rows.push(vec![
+            "relayed".to_owned(),
+            format!("{bytes} for {} from {}", scalar(&relayed["for"]), scalar(&relayed["from"])),
+        ]);
+    }
     if status["offline"] == Value::Bool(true) {
         rows.push(vec!["offline".to_owned(), "yes, until fleetsync node online".to_owned()]);
     }
@@ -129,13 +136,9 @@ fn over(way: &Value) -> String {
     if names.is_empty() { "-".to_owned() } else { names.join(" → ") }
 }
 
-/// A rate for people, bytes a second.
+/// A rate for people.
 pub(super) fn rate(bytes_per_s: u64) -> String {
-    match bytes_per_s {
-        0..10_000 => format!("{bytes_per_s} B/s"),
-        10_000..10_000_000 => format!("{} kB/s", bytes_per_s / 1_000),
-        _ => format!("{} MB/s", bytes_per_s / 1_000_000),
-    }
+    format!("{}/s", bytes_text(bytes_per_s))
 }
 
 #[cfg(test)]
@@ -161,15 +164,10 @@ mod tests {
             "way": null,
         });
         let expected = [
-            ["h", "lab", "up", "1.2 ms", "0.8%", "12 MB/s", "lan", "5 s", "quic 192.0.2.1:4410", "near"],
+            ["h", "lab", "up", "1.2 ms", "0.8%", "12.0 MB/s", "lan", "5 s", "quic 192.0.2.1:4410", "near"],
             ["c", "yard", "reached", "-", "-", "-", "-", "-", "h → i", "-"],
             ["d", "-", "away", "-", "-", "-", "-", "2 min", "-", "refused"],
         ];
         assert_eq!([linked, reached, away].map(|peer| row(&peer)), expected.map(|row| row.map(str::to_owned).to_vec()));
-    }
-
-    #[test]
-    fn rates_for_people() {
-        assert_eq!([rate(900), rate(12_345), rate(1 << 30)].join(", "), "900 B/s, 12 kB/s, 1073 MB/s");
     }
 }

@@ -14,8 +14,10 @@ use transport::Listen;
 
 use super::enrol::ticket_of;
 use super::{Common, Failure, Outcome, code};
-use crate::agent::{self, MeshSetup, Setup};
+use crate::agent::bulk::DEFAULT_BULK_PORT;
+use crate::agent::{self, BulkPort, MeshSetup, Setup};
 use crate::api::{self, Api};
+use crate::blobs::{Blobs, Limits, Service};
 use crate::clock::SystemClock;
 use crate::folder::{Folder, FolderError, NodeFile, read_node};
 use crate::keys::quoted;
@@ -157,6 +159,16 @@ pub(super) fn listen_on(settings: &Settings, node: &NodeFile) -> Result<(Listen,
     Ok((Listen { ips, port }, is_fixed))
 }
 
+/// A port that a person named is insisted on; the one that was kept is preferred.
+fn bulk_port(settings: &Settings, node: &NodeFile) -> Result<BulkPort, Failure> {
+    let otherwise = if settings.text("port") == Some("0") { 0 } else { DEFAULT_BULK_PORT };
+    Ok(match settings.text("bulk.port") {
+        None => BulkPort::Preferred(node.bulk_port.unwrap_or(otherwise)),
+        Some("0") => BulkPort::Preferred(node.bulk_port.unwrap_or(0)),
+        Some(_) => BulkPort::Fixed(settings.parse("bulk.port", "a port number")?),
+    })
+}
+
 fn collector(settings: &Settings, fleet: FleetId) -> Result<Collector, Failure> {
     if let Some(folder) = settings.text("telemetry.replay") {
         return Collector::replay(folder, fleet).map_err(|error| {
@@ -207,7 +219,7 @@ async fn serve(
     collector: Collector,
     plan: Plan,
 ) -> Outcome {
-    let path = folder.path().to_owned();
+    let (path, blobs_folder) = (folder.path().to_owned(), folder.blobs());
     let store = Store::open(&folder.store())?;
     store.check_all().map_err(OpenError::from)?;
     let incarnation = u64::from_str_radix(&node.incarnation, 16).map_err(|_| malformed(&folder))?;
@@ -215,18 +227,26 @@ async fn serve(
     let listen = free_port(listen, is_fixed)?;
     let is_reachable = !listen.ips.is_empty();
     if is_reachable && node.port != Some(listen.port) {
-        folder.write_node(&NodeFile { port: Some(listen.port), ..node })?;
+        folder.write_node(&NodeFile { port: Some(listen.port), ..node.clone() })?;
     }
     let (stop, stopped) = oneshot::channel();
     let clock = Arc::new(SystemClock::new());
     let key = folder.device_key()?;
     let mdns = settings.parse("mdns", "true or false")?;
     let is_metered = settings.parse("metered", "true or false")?;
-    let mesh = MeshSetup { listen: listen.clone(), mdns, is_metered };
+    let bulk_port = bulk_port(settings, &node)?;
+    let mesh = MeshSetup { listen: listen.clone(), mdns, is_metered, bulk_port };
     let setup = Setup { folder, store, fleet, incarnation, key, clock, mesh };
-    let (agent, mut task) = agent::start(setup, stopped).map_err(|error| {
+    let limits = Limits {
+        own: settings.parse("bulk.max_rate", "a number of bytes a second")?,
+        relayed: settings.parse("relay.max_rate", "a number of bytes a second")?,
+    };
+    let blobs = Blobs::open(&blobs_folder)
+        .map_err(|error| Failure::new(code::REFUSED, "the blobs cannot be read").cause(error).hint("df -h"))?;
+    let (agent, plane, mut task) = agent::start(setup, stopped).map_err(|error| {
         Failure::new(code::REFUSED, "the node did not start").cause(error).hint("fleetsync node config")
     })?;
+    let blobs = Service::start(agent.clone(), plane, blobs, limits);
     let socket = path.join("api.sock");
     let listener = api::bind(&socket).map_err(|error| {
         Failure::new(code::REFUSED, "the API did not start").cause(error).hint(format!("ls -l {}", socket.display()))
@@ -236,7 +256,7 @@ async fn serve(
         agent.look(|node| node.device()).await.map_err(|error| Failure::new(code::REFUSED, error.to_string()))?;
     let telemetry = Telemetry::start(collector, plan, agent.clone(), device, explain.clone());
     let (end_api, api_ended) = oneshot::channel::<()>();
-    let api = Api::new(agent, explain, settings.clone());
+    let api = Api::new(agent, blobs, explain, settings.clone());
     let server = tokio::spawn(api::serve(listener, api, async {
         // An error means that the sender is gone, which ends the API as well.
         let _ = api_ended.await;

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
 
 mod api;
+mod blobs;
 mod convergence;
 mod crash;
 mod damage;

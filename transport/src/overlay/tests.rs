@@ -355,7 +355,7 @@ fn of_a_trial_and_the_farthest_link_one_goes() {
 }
 
 #[test]
-fn who_closes_at_once_is_passed_over_for_a_while() {
+fn in_a_small_fleet_all_are_wanted_also_one_that_was_started_anew() {
     let mut overlay = Overlay::new(key(0), 1);
     overlay.members(String::new(), (1..4).map(|peer| (key(peer), String::new())).collect());
     let routes = Routes::new(key(0));
@@ -371,8 +371,30 @@ fn who_closes_at_once_is_passed_over_for_a_while() {
     overlay.up(Duration::ZERO, key(1));
     assert_eq!(overlay.reason(&key(1)), Some(Reason::Few));
     overlay.down(Duration::from_secs(1), key(1));
-    overlay.choose(Duration::from_secs(2), &around);
-    assert!(!overlay.wanted().contains_key(&key(1)) && overlay.wanted().len() == 2);
-    overlay.choose(Duration::from_secs(1) + PASSED_OVER, &around);
+    overlay.choose(Duration::from_secs(1), &around);
     assert_eq!(overlay.wanted().len(), 3);
+}
+
+#[test]
+fn in_a_large_fleet_who_closes_at_once_is_passed_over_longer_each_time() {
+    let mut overlay = Overlay::new(key(0), 1);
+    overlay.members(String::new(), (1..=14).map(|peer| (key(peer), String::new())).collect());
+    let routes = Routes::new(key(0));
+    let mut now = Duration::ZERO;
+    // Nobody else can be dialled.
+    let around = Surroundings { routes: &routes, can_dial: &|peer| *peer == key(1) };
+    let mut waits = Vec::new();
+    for lives in [1, 1, 1, 40, 1, 1, 1, 1, 1, 1, 1, 1].map(Duration::from_secs) {
+        let since = now;
+        while !overlay.wanted().contains_key(&key(1)) {
+            now += Duration::from_secs(1);
+            overlay.choose(now, &around);
+        }
+        waits.push((now - since).as_secs());
+        overlay.dialled(now, key(1));
+        overlay.up(now, key(1));
+        now += lives;
+        overlay.down(now, key(1));
+    }
+    assert_eq!(waits, [1, 5, 10, 20, 1, 5, 10, 20, 40, 80, 160, 300]);
 }

@@ -24,16 +24,18 @@ pub(crate) enum Protocol {
     Control,
     Data,
     Join,
+    Bulk,
 }
 
 impl Protocol {
-    const ALL: [Self; 3] = [Self::Control, Self::Data, Self::Join];
+    const ALL: [Self; 4] = [Self::Control, Self::Data, Self::Join, Self::Bulk];
 
     const fn name(self) -> StreamProtocol {
         StreamProtocol::new(match self {
             Self::Control => "/fleetsync/control/1",
             Self::Data => "/fleetsync/data/1",
             Self::Join => "/fleetsync/join/1",
+            Self::Bulk => "/fleetsync/bulk/1",
         })
     }
 }
@@ -44,7 +46,7 @@ pub(crate) struct AnyProtocol;
 
 impl UpgradeInfo for AnyProtocol {
     type Info = StreamProtocol;
-    type InfoIter = array::IntoIter<StreamProtocol, 3>;
+    type InfoIter = array::IntoIter<StreamProtocol, 4>;
 
     fn protocol_info(&self) -> Self::InfoIter {
         Protocol::ALL.map(Protocol::name).into_iter()
@@ -98,7 +100,7 @@ pub(crate) enum Negotiated {
 /// The handler of one connection.
 #[derive(Debug, Default)]
 pub(crate) struct Handler {
-    /// Bounded by the swarm's task: two for a session, and its limit of joins.
+    /// Bounded by the swarm's task: two for a session, and its limits of joins and bulk requests.
     orders: VecDeque<Open>,
     waiting: VecDeque<Negotiated>,
 }

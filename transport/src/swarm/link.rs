@@ -150,6 +150,17 @@ impl Links {
         ready
     }
 
+    /// The connection that carries the session with a peer.
+    pub(super) fn carrying(&self, peer: PeerKey) -> Option<ConnectionId> {
+        self.current.get(&peer).filter(|current| current.up).map(|current| current.connection)
+    }
+
+    /// The peer whose session a connection carries.
+    pub(super) fn carried(&self, connection: ConnectionId) -> Option<PeerKey> {
+        let peer = self.links.get(&connection)?.peer;
+        (self.carrying(peer) == Some(connection)).then_some(peer)
+    }
+
     fn has_session(&self, peer: PeerKey) -> bool {
         self.current.get(&peer).is_some_and(|current| !current.session.is_ending())
     }
@@ -227,6 +238,9 @@ impl Task {
             Negotiated::Failed(Open { protocol: Protocol::Join, token }, why) => {
                 self.join_failed(token, connection, why)
             }
+            Negotiated::Inbound(Protocol::Bulk, stream) => self.bulk_came(connection, stream),
+            Negotiated::Outbound(Open { protocol: Protocol::Bulk, token }, stream) => self.bulk_opened(token, stream),
+            Negotiated::Failed(Open { protocol: Protocol::Bulk, token }, why) => self.bulk_failed(token, why),
             Negotiated::Inbound(protocol, stream) => self.session_stream_came(connection, protocol, stream),
             Negotiated::Outbound(open, stream) => self.place(connection, open.protocol, stream),
             Negotiated::Failed(_, why) => self.ended(connection, Some(HandshakeError::Io(std::io::Error::other(why)))),
@@ -417,6 +431,7 @@ impl Task {
             Phase::Idle | Phase::Stale | Phase::Closing => {}
         }
         self.joins_closed(connection, &why);
+        self.bulk_closed(connection, &why);
         if !self.links.any(link.peer) {
             self.redial(link.peer);
         }

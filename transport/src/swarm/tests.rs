@@ -86,3 +86,39 @@ async fn dropping_the_receiver_or_every_handle_ends_the_mesh() {
     drop(handle);
     timeout(DEADLINE, async { while owner.recv().await.is_some() {} }).await.expect("within the deadline");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bulk_request_goes_over_the_connection_of_the_session_where_it_is_tcp() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let (a, mut at_a) = start(1);
+    let (inlet, mut asked) = mpsc::channel(4);
+    let config = Config { bulk: Some(inlet), ..Config::new([2; 32], Listen::loopback()) };
+    let (b, mut at_b) = spawn(config, Arc::new(|_: &PeerKey| true)).expect("a start");
+    assert!(a.ask_bulk(b.key(), b"x".to_vec()).await.is_err(), "there is no session");
+    a.dial(b.key(), vec![format!("/ip4/127.0.0.1/tcp/{}", b.port())]).expect("an order");
+    let _ = (find(&mut at_a, up).await, find(&mut at_b, up).await);
+
+    let answering = async {
+        let mut asked = asked.recv().await.expect("a request");
+        assert_eq!((asked.peer, &asked.request[..]), (a.key(), &b"what"[..]));
+        asked.answer.write_all(&vec![7; 3_000_000]).await.expect("the asker reads");
+        asked.answer.shutdown().await.expect("the asker reads");
+    };
+    let asking = async {
+        let mut bytes = Vec::new();
+        let mut answer = a.ask_bulk(b.key(), b"what".to_vec()).await.expect("a stream");
+        answer.read_to_end(&mut bytes).await.expect("an answer");
+        bytes
+    };
+    let ((), bytes) = timeout(DEADLINE, async { tokio::join!(answering, asking) }).await.expect("within the deadline");
+    assert_eq!(bytes, vec![7; 3_000_000]);
+    // Whoever takes no requests resets the stream.
+    let nothing = async {
+        match b.ask_bulk(a.key(), b"what".to_vec()).await {
+            Ok(mut answer) => answer.read_to_end(&mut Vec::new()).await.unwrap_or(0),
+            Err(_) => 0,
+        }
+    };
+    assert_eq!(timeout(DEADLINE, nothing).await.expect("within the deadline"), 0);
+}

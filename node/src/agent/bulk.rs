@@ -1,0 +1,161 @@
+//! What the agent's task knows of the bulk plane: who may use it, where peers have it, who has which blob, and the ways there.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use crdt::id::{DeviceId, Key};
+use transport::PeerKey;
+use transport::bulk::{Asked, Bulk, BulkError, BulkListen};
+use transport::fetch::Via;
+
+use super::Node;
+use crate::blobs::BlobId;
+use crate::folder::{Folder, NodeFile};
+
+/// The port where none is asked for.
+pub(crate) const DEFAULT_BULK_PORT: u16 = 4411;
+/// Most blobs that a device says it has.
+pub(crate) const ANNOUNCED_MAX: usize = 64;
+/// Ways that cost so much more than the best are not used beside it, microseconds.
+const NEARLY_EQUAL_MICROS: u64 = 2_000;
+
+/// The port of the bulk plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BulkPort {
+    /// This one and no other; 0 for any.
+    Fixed(u16),
+    /// This one, or any where it is taken.
+    Preferred(u16),
+}
+
+/// The bulk plane of a node, for whoever asks and answers there.
+pub(crate) struct Plane {
+    pub(crate) bulk: Bulk,
+    /// For streams where UDP does not pass.
+    pub(crate) mesh: transport::Handle,
+    pub(crate) asked: tokio::sync::mpsc::Receiver<Asked>,
+}
+
+/// Starts the bulk plane on the addresses of the mesh.
+pub(super) fn start(
+    secret: [u8; 32],
+    ips: &[IpAddr],
+    port: BulkPort,
+    admit: &transport::Admit,
+) -> Result<(Bulk, tokio::sync::mpsc::Receiver<Asked>), BulkError> {
+    let on = |port| Bulk::start(secret, &BulkListen { ips: ips.to_vec(), port }, admit.clone());
+    match port {
+        BulkPort::Fixed(port) => on(port),
+        BulkPort::Preferred(port) => match on(port) {
+            Err(BulkError::PortTaken { .. }) => on(0),
+            started => started,
+        },
+    }
+}
+
+/// Keeps the port, so that peers find it again; a folder that cannot be written picks another one next time.
+pub(super) fn keep_port(folder: &Folder, port: u16) {
+    let kept = folder.node().and_then(|node| {
+        let is_new = port != 0 && node.bulk_port != Some(port);
+        if is_new { folder.write_node(&NodeFile { bulk_port: Some(port), ..node }) } else { Ok(()) }
+    });
+    if let Err(error) = kept {
+        tracing::warn!(%error, port, "the port of the bulk plane was not kept");
+    }
+    tracing::info!(port, "the bulk plane listens");
+}
+
+/// A way to a holder and what it costs, microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Offer {
+    pub(crate) via: Via,
+    pub(crate) cost_micros: u64,
+}
+
+impl Node {
+    /// What this device has whole, the newest [`ANNOUNCED_MAX`].
+    pub(super) fn announce_blobs(&mut self, blobs: BTreeMap<BlobId, u64>) {
+        if self.announced_blobs != blobs {
+            self.announced_blobs = blobs;
+            self.neighbours.blobs_changed(self.now());
+        }
+    }
+
+    /// Who says that it has a blob whole, this device among them, and the blob's size in bytes.
+    pub(crate) fn holders(&self) -> BTreeMap<BlobId, Vec<(DeviceId, u64)>> {
+        let mut holders = BTreeMap::<BlobId, Vec<(DeviceId, u64)>>::new();
+        for (device, said) in self.neighbours.reported().filter(|(device, _)| self.is_member(device)) {
+            for (blob, size) in &said.blobs {
+                holders.entry(*blob).or_default().push((*device, *size));
+            }
+        }
+        holders
+    }
+
+    /// Where a member's bulk plane may be reached: at the host with which this node is linked first.
+    pub(crate) fn bulk_addresses(&self, peer: &Key) -> Vec<SocketAddr> {
+        let Some(port) = self.neighbours.said_by(&peer.device()).and_then(|said| said.bulk_port) else {
+            return Vec::new();
+        };
+        let linked = self.sessions.with(peer).map(|session| session.address.clone());
+        let mut addresses = Vec::new();
+        for ip in linked.iter().chain(&self.neighbours.addresses(peer)).filter_map(|address| ip_of(address)) {
+            if !addresses.contains(&SocketAddr::new(ip, port)) {
+                addresses.push(SocketAddr::new(ip, port));
+            }
+        }
+        addresses
+    }
+
+    /// The ways to some devices that are nearly as good as the best, over links that are up. None while offline.
+    pub(crate) fn ways_to_holders(&self, holders: &[Key]) -> Vec<Offer> {
+        if self.is_offline() {
+            return Vec::new();
+        }
+        let offer = |holder: &Key, hop: PeerKey, cost_micros| Offer {
+            via: Via { hop, holder: PeerKey(holder.0) },
+            cost_micros,
+        };
+        let mut offers: Vec<Offer> = Vec::new();
+        for holder in holders {
+            let ways = self.routing.routes.ways(&PeerKey(holder.0));
+            offers.extend(ways.iter().map(|way| offer(holder, way.next, u64::from(way.cost.micros()))));
+            // A link that is not measured yet is no way, but good enough to be asked.
+            if self.sessions.link_with(holder).is_some() && !offers.iter().any(|known| known.via.hop.0 == holder.0) {
+                offers.push(offer(holder, PeerKey(holder.0), 0));
+            }
+        }
+        let best = offers.iter().map(|offer| offer.cost_micros).min().unwrap_or(0);
+        offers.retain(|offer| offer.cost_micros <= best + best / 4 + NEARLY_EQUAL_MICROS);
+        offers
+    }
+
+    /// The neighbours that lead to a device, the best first.
+    pub(crate) fn hops_to(&self, holder: &PeerKey) -> Vec<PeerKey> {
+        let mut hops: Vec<PeerKey> = self.routing.routes.ways(holder).iter().map(|way| way.next).collect();
+        if self.sessions.link_with(&Key(holder.0)).is_some() && !hops.contains(holder) {
+            hops.insert(0, *holder);
+        }
+        hops
+    }
+}
+
+/// The IP address in a multiaddress; names are not asked for.
+fn ip_of(address: &str) -> Option<IpAddr> {
+    let mut parts = address.split('/').skip(1);
+    matches!(parts.next(), Some("ip4" | "ip6")).then(|| parts.next()?.parse().ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_addresses() {
+        assert_eq!(ip_of("/ip4/10.1.2.3/udp/4410/quic-v1"), "10.1.2.3".parse().ok());
+        assert_eq!(ip_of("/ip6/fd00::1/tcp/4410"), "fd00::1".parse().ok());
+        for other in ["", "/", "/ip4", "/ip4/x/tcp/1", "/dns4/a.example/tcp/1", "ip4/10.1.2.3"] {
+            assert_eq!(ip_of(other), None, "{other}");
+        }
+    }
+}
