@@ -35,6 +35,8 @@ mod forwarding;
 mod handle;
 mod joins;
 pub(crate) mod link_document;
+mod moves;
+pub(crate) mod nat;
 mod neighbours;
 mod outbox;
 mod presence;
@@ -46,19 +48,22 @@ mod syncer;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use addresses::announced;
+pub(crate) use addresses::{announced, source_towards};
 pub(crate) use bulk::{BulkPort, Plane};
-pub(crate) use events::NodeEvent;
+use events::Past;
+pub(crate) use events::{NodeEvent, held_text};
 pub(crate) use forwarding::{Answered, AskError, FACTS, Fact, Place, Question, Reply as AnswerOf};
 use forwarding::{Forwarding, Read};
 use handle::Command;
 pub(crate) use handle::{Agent, Stopped};
 pub(crate) use joins::{OFFLINE, Wishes};
+pub(crate) use nat::Observed;
 pub(crate) use neighbours::Neighbours;
 pub(crate) use presence::Presence;
 pub(crate) use pulse::Pulse;
 use routing::Routing;
 use sessions::Sessions;
+pub(crate) use storing::RESERVE_BYTES;
 use syncer::{Syncer, Ticket};
 
 /// Requests that wait for the agent.
@@ -127,6 +132,8 @@ pub(crate) struct Node {
     pub(crate) routing: Routing,
     forwarding: Forwarding,
     pub(crate) listening: BTreeSet<String>,
+    /// Where peers see this node.
+    pub(crate) observed: Observed,
     /// Why nothing is taken now, where that is so.
     pub(crate) full: Option<String>,
     config: Config,
@@ -141,6 +148,7 @@ pub(crate) struct Node {
     next_request: u64,
     syncer: Syncer,
     events: broadcast::Sender<NodeEvent>,
+    past: Past,
     restored: watch::Sender<u64>,
     space_check_at: Instant,
     group_sync_at: Option<Instant>,
@@ -221,8 +229,7 @@ fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
     let (events, _) = broadcast::channel(EVENTS_MAX);
     let (restored, restored_seen) = watch::channel(0);
     let (syncer, synced) = Syncer::start(setup.store.clone());
-    let agent =
-        Agent { commands: command_sender, events: events.clone(), restored: restored_seen, store: setup.store.clone() };
+    let agent = Agent { commands: command_sender, restored: restored_seen, store: setup.store.clone() };
     let (now, threads) = (Instant::now(), judging::threads());
     let (forwarding, read) = Forwarding::new(setup.key.clone(), u64::from_be_bytes(crate::folder::random()));
     let mut node = Node {
@@ -241,6 +248,7 @@ fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
         routing: Routing::new(Key(setup.key.verifying_key().to_bytes()), setup.mesh.is_metered),
         forwarding,
         listening: BTreeSet::new(),
+        observed: Observed::default(),
         full: None,
         config,
         folder: setup.folder,
@@ -254,6 +262,7 @@ fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
         next_request: 1,
         syncer,
         events,
+        past: Past::default(),
         restored,
         space_check_at: now,
         group_sync_at: None,
@@ -493,11 +502,6 @@ impl Node {
     fn audited(&mut self, record: &AuditRecord) {
         tracing::warn!(reason = %record.reason, document = ?record.document, seq = record.seq, "refused");
         self.emit(NodeEvent::audit(record));
-    }
-
-    pub(crate) fn emit(&self, event: NodeEvent) {
-        // An error means that nobody watches.
-        let _ = self.events.send(event.at(self.clock.wall_ms()));
     }
 
     /// What follows from the statements: who is kept out, whom to look for.

@@ -22,11 +22,14 @@ use crate::telemetry::Explain;
 
 mod blobs;
 mod devices;
+mod doctor;
 mod documents;
 mod events;
+mod graph;
 mod live;
 mod log;
 mod members;
+mod peers;
 mod read;
 mod routes;
 mod status;
@@ -34,7 +37,7 @@ pub(crate) mod values;
 mod write;
 
 pub(crate) use devices::source_edit;
-pub(crate) use status::settings_to_json;
+pub(crate) use status::{name_of, settings_to_json};
 pub(crate) use write::statement_to_hex;
 
 /// Largest request body, bytes.
@@ -185,7 +188,9 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
 fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/status", get(status::status))
-        .route("/v1/peers", get(status::peers))
+        .route("/v1/peers", get(peers::list))
+        .route("/v1/graph", get(graph::show))
+        .route("/v1/doctor", get(doctor::examine))
         .route("/v1/routes/{device}", get(routes::show))
         .route("/v1/ping/{device}", get(live::ping))
         .route("/v1/devices", get(devices::list))
@@ -206,6 +211,7 @@ fn router(api: Api) -> Router {
         .route("/v1/node/collect", get(status::collect))
         .route("/v1/node/config", get(status::config))
         .route("/v1/events", get(events::stream))
+        .route("/v1/events/past", get(events::past))
         .fallback(|| async { Problem::not_found("there is no such resource; GET /v1/status is one") })
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", "this resource has other methods")

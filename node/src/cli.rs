@@ -13,8 +13,10 @@ use crate::settings::{Origin, Settings, SettingsError, check_variables};
 mod blob;
 mod config;
 mod device;
+mod doctor;
 mod document;
 mod enrol;
+mod events;
 mod member;
 mod node;
 mod observe;
@@ -23,6 +25,7 @@ mod route;
 mod run;
 mod sign;
 mod ticket;
+mod watch;
 
 /// Every device of a fleet knows the whole fleet: hardware, environment, resources, configuration and policy,
 /// without a coordinator.
@@ -48,7 +51,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, value_name = "unix:PATH", env = "FLEETSYNC_API")]
     api: Option<String>,
     /// The form of output
-    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    #[arg(short, long, global = true, value_parser = Format::common(), default_value = "table")]
     output: Format,
     /// A file with the passphrase of the person's keys
     #[arg(long, global = true, value_name = "FILE")]
@@ -64,16 +67,22 @@ enum Command {
     /// Run the node
     Run(run::RunArgs),
     /// What the node holds and whom it is linked with
-    Status,
-    /// What happens on the node, from now on
-    Events(observe::EventsArgs),
+    Status {
+        /// Again every second, until interrupted
+        #[arg(long)]
+        watch: bool,
+    },
+    /// What is wrong with the node, and what to do about it
+    Doctor,
+    /// What happens on the node, and the last moves of the mesh
+    Events(events::EventsArgs),
     /// Devices: facts and assigned attributes
     #[command(subcommand)]
     Device(device::DeviceCommand),
     /// Peers and the links to them
     #[command(subcommand)]
     Peer(observe::PeerCommand),
-    /// Ways to other devices
+    /// Ways to other devices, and the whole mesh
     #[command(subcommand)]
     Route(route::RouteCommand),
     /// Documents as they are replicated
@@ -287,8 +296,9 @@ async fn dispatch(common: &Common, command: Command) -> Outcome {
         Command::Init(args) => enrol::init(common, args),
         Command::Join(args) => enrol::join(common, &args).await,
         Command::Run(args) => run::run(common, args).await,
-        Command::Status => observe::status(common).await,
-        Command::Events(args) => observe::events(common, args).await,
+        Command::Status { watch } => observe::status(common, watch).await,
+        Command::Doctor => doctor::run(common).await,
+        Command::Events(args) => events::run(common, args).await,
         Command::Device(command) => device::run(common, command).await,
         Command::Peer(command) => observe::peer(common, command).await,
         Command::Route(command) => route::run(common, command).await,

@@ -8,6 +8,7 @@
 //! * `supervisor`: what the service manager is told
 //! * `api` and [`client`]: HTTP/JSON on a Unix socket
 //! * `cli`: what a person types
+//! * `doctor`, `mesh`: what is wrong with a node, and drawings of the mesh; pure
 #![deny(missing_docs, unreachable_pub)]
 
 mod agent;
@@ -16,12 +17,14 @@ mod blobs;
 mod cli;
 pub mod client;
 mod clock;
+mod doctor;
 #[cfg(test)]
 mod fixture;
 mod folder;
 mod identity;
 pub mod judging;
 mod keys;
+mod mesh;
 mod output;
 mod settings;
 pub mod store;

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use comfy_table::{Table, presets};
 use serde_json::Value;
 
-/// The form of output.
+/// The form of output. Drawings are for `route graph` alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
     /// Columns for people.
@@ -14,6 +14,20 @@ pub(crate) enum Format {
     Json,
     /// One JSON value a line.
     Jsonl,
+    /// A graph for Graphviz.
+    Dot,
+    /// A drawing.
+    Svg,
+}
+
+impl Format {
+    /// Reads the forms that every verb has.
+    pub(crate) fn common() -> impl clap::builder::TypedValueParser<Value = Format> {
+        let words = [Format::Table, Format::Json, Format::Jsonl];
+        let words = words.iter().filter_map(clap::ValueEnum::to_possible_value);
+        let parser = clap::builder::PossibleValuesParser::new(words.collect::<Vec<_>>());
+        clap::builder::TypedValueParser::try_map(parser, |word| <Format as clap::ValueEnum>::from_str(&word, false))
+    }
 }
 
 /// Writes to stdout; a reader that went away ends the program well.
@@ -125,6 +139,29 @@ pub(crate) fn time_text(millis: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
+/// The same to the millisecond: `2026-11-24 12:00:00.123Z`.
+pub(crate) fn moment_text(millis: u64) -> String {
+    format!("{}.{:03}Z", time_text(millis).trim_end_matches('Z'), millis % 1000)
+}
+
+/// A multiaddress in short: `quic 192.0.2.1:4410`.
+pub(crate) fn endpoint(address: &str) -> String {
+    match address.split('/').collect::<Vec<_>>()[..] {
+        ["", "ip6", ip, "udp", port, "quic-v1"] => format!("quic [{ip}]:{port}"),
+        ["", "ip6", ip, "tcp", port] => format!("tcp [{ip}]:{port}"),
+        ["", _, host, "udp", port, "quic-v1"] => format!("quic {host}:{port}"),
+        ["", _, host, "tcp", port] => format!("tcp {host}:{port}"),
+        _ => address.to_owned(),
+    }
+}
+
+/// Why a dial failed, with its address in short: `quic 192.0.2.1:4410: refused`.
+pub(crate) fn dial_error(error: &str) -> String {
+    let Some((address, cause)) = error.split_once(": ") else { return error.to_owned() };
+    let plain = address.split("/p2p/").next().unwrap_or(address);
+    format!("{}: {cause}", endpoint(plain))
+}
+
 /// A value as people read it, escaped.
 pub(crate) fn scalar(value: &Value) -> String {
     match value {
@@ -163,9 +200,21 @@ mod tests {
     }
 
     #[test]
+    fn addresses_and_errors_in_short() {
+        assert_eq!(endpoint("/ip4/192.0.2.1/udp/4410/quic-v1"), "quic 192.0.2.1:4410");
+        assert_eq!(endpoint("/ip6/2001:db8::1/udp/4410/quic-v1"), "quic [2001:db8::1]:4410");
+        assert_eq!(endpoint("/dns4/a.example/tcp/4410"), "tcp a.example:4410");
+        assert_eq!(endpoint("/unix/x"), "/unix/x");
+        assert_eq!(dial_error("/ip4/192.0.2.1/tcp/4410/p2p/12D3KooW: late: 8 s"), "tcp 192.0.2.1:4410: late: 8 s");
+        assert_eq!(dial_error("closed: it was silent"), "closed: it was silent");
+        assert_eq!(dial_error("no address"), "no address");
+    }
+
+    #[test]
     fn times_and_ages() {
         assert_eq!(time_text(0), "1970-01-01 00:00:00Z");
         assert_eq!(time_text(1_709_210_096_000), "2024-02-29 12:34:56Z");
+        assert_eq!(moment_text(1_709_210_096_007), "2024-02-29 12:34:56.007Z");
         assert_eq!((age(5), age(119), age(120), age(7_200), age(172_800)).4, "2 d");
         assert_eq!(age(121), "2 min");
     }

@@ -65,19 +65,47 @@ pub struct LinkState {
     pub is_on_battery: bool,
 }
 
+/// What the cost of a link is made of, microseconds each; together they are the cost, within its limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CostParts {
+    /// Half of the round trip.
+    pub delay_micros: u64,
+    /// Half of the jitter.
+    pub jitter_micros: u64,
+    /// What every hop takes.
+    pub hop_micros: u64,
+    /// What is lost once is sent again.
+    pub loss_micros: u64,
+    /// A relay is between.
+    pub relayed_micros: u64,
+    /// This end runs on battery.
+    pub battery_micros: u64,
+    /// This end pays for what it sends.
+    pub metered_micros: u64,
+}
+
 impl LinkState {
     /// What the link costs, one way.
     pub fn cost(&self) -> Cost {
+        let parts = self.parts();
+        let measured = parts.delay_micros + parts.jitter_micros + parts.hop_micros + parts.loss_micros;
+        Cost::from_micros(measured + parts.relayed_micros + parts.battery_micros + parts.metered_micros)
+    }
+
+    /// What that cost is made of.
+    pub fn parts(&self) -> CostParts {
         let capped = |micros: u64| micros.min(u64::from(Cost::MAX.0));
+        let where_so = |applies: bool, micros: u64| if applies { micros } else { 0 };
         let (rtt, loss) = (capped(self.rtt_micros), self.loss_ppm.min(LOSS_PPM_MAX));
-        let sent_again = (rtt + rtt / 2) * loss / (1_000_000 - loss);
-        let penalties = [
-            (self.kind == LinkKind::Relayed, RELAYED_MICROS),
-            (self.is_on_battery, BATTERY_MICROS),
-            (self.is_metered, METERED_MICROS),
-        ];
-        let penalties: u64 = penalties.iter().filter(|(applies, _)| *applies).map(|(_, micros)| micros).sum();
-        Cost::from_micros(rtt / 2 + capped(self.jitter_micros) / 2 + HOP_MICROS + sent_again + penalties)
+        CostParts {
+            delay_micros: rtt / 2,
+            jitter_micros: capped(self.jitter_micros) / 2,
+            hop_micros: HOP_MICROS,
+            loss_micros: (rtt + rtt / 2) * loss / (1_000_000 - loss),
+            relayed_micros: where_so(self.kind == LinkKind::Relayed, RELAYED_MICROS),
+            battery_micros: where_so(self.is_on_battery, BATTERY_MICROS),
+            metered_micros: where_so(self.is_metered, METERED_MICROS),
+        }
     }
 }
 
@@ -103,6 +131,21 @@ mod tests {
         assert_eq!(cost(LinkState { kind: LinkKind::Relayed, ..LINK }), 15_500);
         assert_eq!(cost(LinkState { is_metered: true, ..LINK }), 110_500);
         assert_eq!(cost(LinkState { is_on_battery: true, ..LINK }), 30_500);
+    }
+
+    #[test]
+    fn a_cost_is_the_sum_of_its_parts() {
+        let parts = LinkState { jitter_micros: 3_000, loss_ppm: 200_000, is_metered: true, ..LINK }.parts();
+        let expected = CostParts {
+            delay_micros: 10_000,
+            jitter_micros: 1_500,
+            hop_micros: 500,
+            loss_micros: 7_500,
+            relayed_micros: 0,
+            battery_micros: 0,
+            metered_micros: 100_000,
+        };
+        assert_eq!(parts, expected);
     }
 
     #[test]

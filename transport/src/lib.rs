@@ -10,8 +10,8 @@
 //!   owner waits: an owner that stops reading events stops the peer's writer, through the transport's flow control.
 //! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
 //! * **Pure beside that**, driven by the owner: which links are alive (`liveness`), what they are like (`measure`), what
-//!   they cost (`cost`), the ways to every node (`routes`), whom to hold links to (`overlay`), requests that go these ways ([`forward`]),
-//!   and which part of a blob is asked of whom ([`fetch`]).
+//!   they cost (`cost`), the ways to every node (`routes`), where the mesh is thin (`cuts`), whom to hold links to
+//!   (`overlay`), requests that go these ways ([`forward`]), and which part of a blob is asked of whom ([`fetch`]).
 //! * **Beside it a bulk plane** ([`bulk`]): long answers over raw QUIC, or over streams of a session's connection.
 //! * Over QUIC a silent peer is lost after 10 s; **over TCP nothing notices**: liveness is the owner's, who probes on the
 //!   control stream and calls [`Handle::close`].
@@ -38,6 +38,7 @@
 pub mod bulk;
 mod config;
 mod cost;
+mod cuts;
 mod event;
 pub mod fetch;
 pub mod forward;
@@ -53,15 +54,16 @@ mod session;
 mod swarm;
 
 pub use config::{Config, Listen, StartError};
-pub use cost::{Cost, LinkKind, LinkState};
+pub use cost::{Cost, CostParts, LinkKind, LinkState};
+pub use cuts::{Cut, Cuts, cuts};
 pub use event::{DownReason, Event, SessionId, Stream};
 pub use handle::{Handle, OrderError, SessionState, Snapshot, Traffic};
 pub use join::{AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
-pub use liveness::{Liveness, Verdict};
+pub use liveness::{Liveness, Suspected, Verdict};
 pub use measure::{Measured, Meter};
-pub use overlay::{Overlay, Reason, Surroundings};
+pub use overlay::{LetGo, Overlay, Reason, Surroundings};
 pub use peer::{BadPeerKey, PeerKey};
-pub use routes::{MAX_LINKS, MAX_NODES, Routes, Way};
+pub use routes::{MAX_LINKS, MAX_NODES, MAX_WAYS, Routes, Way};
 pub use session::frame::{FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES};
 pub use session::outbox::{SendError, WRITE_BUDGET_BYTES};
 pub use swarm::{Admit, EVENT_QUEUE, MAX_ADDRS, spawn};

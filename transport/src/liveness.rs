@@ -72,6 +72,17 @@ pub enum Verdict {
     Evict(SessionId),
 }
 
+/// Why a link is suspect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspected {
+    /// Nothing comes over it, and three probes were not answered.
+    Silent,
+    /// Something comes, but no probe is answered: what is sent does not arrive.
+    Unanswered,
+    /// The peer says that it hears nothing of this node, and another probe was not answered.
+    Unheard,
+}
+
 /// Probes that are out since the last answer.
 #[derive(Debug, Clone, Copy)]
 struct Burst {
@@ -90,6 +101,7 @@ impl Burst {
 
 #[derive(Debug, Clone, Copy)]
 struct Suspicion {
+    cause: Suspected,
     /// Since when it has answered nothing.
     silent_since: Duration,
     /// Since when it answers again.
@@ -208,6 +220,11 @@ impl Liveness {
     /// Whether a link is not to be used.
     pub fn is_suspect(&self, session: SessionId) -> bool {
         self.links.get(&session).is_some_and(|link| link.suspicion.is_some())
+    }
+
+    /// Why a link is not to be used.
+    pub fn suspected(&self, session: SessionId) -> Option<Suspected> {
+        Some(self.links.get(&session)?.suspicion.as_ref()?.cause)
     }
 
     /// Bytes came.
@@ -359,7 +376,12 @@ impl Liveness {
                     }
                     link.strikes = link.strikes.saturating_add(1);
                     link.struck_at = now;
-                    link.suspicion = Some(Suspicion { silent_since: burst.since, answers_since: None });
+                    let cause = match (burst.is_unheard, link.heard_at > burst.since) {
+                        (true, _) => Suspected::Unheard,
+                        (false, true) => Suspected::Unanswered,
+                        (false, false) => Suspected::Silent,
+                    };
+                    link.suspicion = Some(Suspicion { cause, silent_since: burst.since, answers_since: None });
                     self.verdicts.push_back(Verdict::Suspect(session));
                 }
             }

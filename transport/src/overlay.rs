@@ -62,6 +62,17 @@ pub enum Reason {
     Sought,
 }
 
+/// Why a link is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LetGo {
+    /// There are too many links, and of those that are not needed it has the longest round trip.
+    TooMany,
+    /// A trial is nearer.
+    Swapped,
+    /// It was a trial, and is not nearer than others.
+    TriedOut,
+}
+
 #[derive(Debug, Clone)]
 struct Member {
     zone: String,
@@ -93,7 +104,7 @@ pub struct Overlay {
     dialled: BTreeMap<PeerKey, (Reason, Duration)>,
     /// Whom to dial now, and why.
     wanted: BTreeMap<PeerKey, Reason>,
-    drops: VecDeque<PeerKey>,
+    drops: VecDeque<(PeerKey, LetGo)>,
     /// Who is on trial, and until when.
     trial: Option<(PeerKey, Duration)>,
     trial_at: Duration,
@@ -189,8 +200,8 @@ impl Overlay {
         &self.wanted
     }
 
-    /// Whose link to close.
-    pub fn poll_drop(&mut self) -> Option<PeerKey> {
+    /// Whose link to close, and why.
+    pub fn poll_drop(&mut self) -> Option<(PeerKey, LetGo)> {
         self.drops.pop_front()
     }
 
@@ -244,7 +255,7 @@ impl Overlay {
         if self.links.len() > DEGREE_MAX
             && let Some(worst) = self.worst(now, around)
         {
-            self.drops.push_back(worst);
+            self.drops.push_back((worst, LetGo::TooMany));
         }
     }
 
@@ -359,12 +370,14 @@ impl Overlay {
         let worst = self.worst(now, around).filter(|worst| *worst != trial);
         match worst {
             Some(worst) if rtt(&trial).saturating_mul(10) < rtt(&worst).saturating_mul(SWAP_TENTHS) => {
-                self.drops.push_back(worst);
+                self.drops.push_back((worst, LetGo::Swapped));
                 if let Some(link) = self.links.get_mut(&trial) {
                     link.reason = Reason::Near;
                 }
             }
-            _ if self.links.len() > DEGREE && !around.routes.is_bridge(&trial) => self.drops.push_back(trial),
+            _ if self.links.len() > DEGREE && !around.routes.is_bridge(&trial) => {
+                self.drops.push_back((trial, LetGo::TriedOut));
+            }
             _ => {}
         }
     }
@@ -379,7 +392,8 @@ impl Overlay {
             is_far || in_zone(zone_of(peer)) == 1
         };
         let old = self.links.iter().filter(|(_, link)| link.since + YOUNG <= now);
-        let free = old.filter(|(peer, _)| !is_needed(peer) && !self.drops.contains(peer));
+        let goes_already = |peer: &PeerKey| self.drops.iter().any(|(dropped, _)| dropped == peer);
+        let free = old.filter(|(peer, _)| !is_needed(peer) && !goes_already(peer));
         let rtt = |peer: &PeerKey| self.members.get(peer).and_then(|member| member.rtt_micros);
         let mut by_rtt: Vec<(u64, PeerKey)> = free.filter_map(|(peer, _)| Some((rtt(peer)?, *peer))).collect();
         by_rtt.sort_unstable();

@@ -34,6 +34,8 @@ mod tests;
 pub const MAX_NODES: usize = 65_536;
 /// Most links of a node that are looked at.
 pub const MAX_LINKS: usize = 256;
+/// Most ways to a node that are known: the cheapest ones that begin with different neighbours.
+pub const MAX_WAYS: usize = WAYS;
 /// This node's own place.
 const ME: Place = 0;
 /// A way stays while it costs at most this share of the best one more...

@@ -25,7 +25,7 @@ pub(crate) fn announced(listening: &BTreeSet<String>) -> Vec<String> {
 
 /// The machine's own address on the way to another; `None` where no route leads there. Asks the kernel and sends nothing:
 /// connecting a UDP socket only chooses the route.
-fn source_towards(target: IpAddr) -> Option<IpAddr> {
+pub(crate) fn source_towards(target: IpAddr) -> Option<IpAddr> {
     let unspecified: IpAddr = match target {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),

@@ -191,6 +191,7 @@ impl Node {
                 Reply::Refused("who asks is no member, as far as is known here".to_owned())
             }
             Question::Ping => Reply::Pong,
+            Question::Clock => Reply::Clock { wall_ms: self.clock.wall_ms() },
             Question::Facts { .. } if self.forwarding.reading >= READING_MAX => {
                 Reply::Refused("it answers too many others".to_owned())
             }

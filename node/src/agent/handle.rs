@@ -31,7 +31,6 @@ pub(crate) struct Stopped;
 #[derive(Clone)]
 pub(crate) struct Agent {
     pub(super) commands: mpsc::Sender<Command>,
-    pub(super) events: broadcast::Sender<NodeEvent>,
     pub(super) restored: watch::Receiver<u64>,
     pub(super) store: Store,
 }
@@ -80,9 +79,12 @@ impl Agent {
         answer.await.map_err(|_| Stopped)
     }
 
-    /// What happens from now on.
-    pub(crate) fn watch(&self) -> broadcast::Receiver<NodeEvent> {
-        self.events.subscribe()
+    /// The last moves of the mesh, the oldest first, and whatever happens from now on.
+    pub(crate) async fn follow(
+        &self,
+        past: usize,
+    ) -> Result<(Vec<NodeEvent>, broadcast::Receiver<NodeEvent>), Stopped> {
+        self.look(move |node| node.follow(past)).await
     }
 
     /// Changes whenever this device's documents may have got values that it wrote before its folder was put back from an

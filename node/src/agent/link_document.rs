@@ -111,8 +111,13 @@ impl LinkDocument {
 
     /// The links that are up and measured.
     pub(crate) fn states(&self) -> impl Iterator<Item = (DeviceId, LinkState)> + '_ {
-        let up = self.neighbours.iter().filter(|(_, report)| report.is_up);
-        up.filter_map(|(device, report)| Some((*device, state_of(report.measured?, self.burden))))
+        self.neighbours.keys().filter_map(|device| Some((*device, self.state(device)?)))
+    }
+
+    /// What is said of the link to a neighbour, where it is up and measured.
+    pub(crate) fn state(&self, neighbour: &DeviceId) -> Option<LinkState> {
+        let report = self.neighbours.get(neighbour).filter(|report| report.is_up)?;
+        Some(state_of(report.measured?, self.burden))
     }
 }
 

@@ -11,11 +11,12 @@ use crdt::id::{DeviceId, Key, Time};
 use crdt::schema::{DocumentName, Kind};
 use crdt::sync::{Edit, Input, LinkId};
 use crdt::view;
-use transport::{Overlay, PeerKey, Reason, Routes, Surroundings};
+use transport::{LetGo, Overlay, PeerKey, Reason, Routes, Surroundings};
 
+use super::events::let_go_text;
 use super::link_document::{LinkDocument, Report};
 use super::routing::moment;
-use super::{Node, announced};
+use super::{Node, NodeEvent, announced};
 
 /// Backoff of dials: 200 ms doubling to 15 s, half as much more or less by chance.
 const BACKOFF_MS: RangeInclusive<u64> = 200..=15_000;
@@ -63,6 +64,17 @@ impl Peer {
         let found = self.found.iter().filter(|address| !self.addresses.contains(address));
         self.addresses.iter().chain(found).cloned().collect()
     }
+}
+
+/// A dial that is due.
+#[derive(Debug)]
+struct Dial {
+    peer: Key,
+    addresses: Vec<String>,
+    /// Why; none where the peer is no member yet.
+    why: Option<Reason>,
+    /// Whether the one before came to nothing.
+    has_failed: bool,
 }
 
 /// The node's knowledge of its peers.
@@ -238,8 +250,8 @@ impl Neighbours {
         dial.into_iter().chain(overlay).min()
     }
 
-    /// Asks the overlay where something happened, or it is time. Whom to dial, with their addresses; and whose links to close.
-    fn take_due(&mut self, now: Time, routes: &Routes) -> (Vec<(Key, Vec<String>)>, Vec<Key>) {
+    /// Asks the overlay where something happened, or it is time. Whom to dial, and whose links to close and why.
+    fn take_due(&mut self, now: Time, routes: &Routes) -> (Vec<Dial>, Vec<(Key, LetGo)>) {
         if self.poll_timeout().is_none_or(|at| at > now) {
             return Default::default();
         }
@@ -248,17 +260,18 @@ impl Neighbours {
         let is_due = |peer: &Peer| !peer.is_up && peer.is_known_somewhere() && peer.next_try <= now;
         let can_dial = |peer: &PeerKey| peers.get(&Key(peer.0)).is_some_and(is_due);
         self.overlay.choose(moment(now), &Surroundings { routes, can_dial: &can_dial });
-        let wanted: Vec<PeerKey> = self.overlay.wanted().keys().copied().collect();
-        wanted.iter().for_each(|peer| self.overlay.dialled(moment(now), *peer));
+        let wanted = self.overlay.wanted().clone();
+        wanted.keys().for_each(|peer| self.overlay.dialled(moment(now), *peer));
         let mut due = Vec::new();
         for (key, peer) in &mut self.peers {
             // Who is no member, as far as is known, is known from a ticket: it leads to the others.
-            if is_due(peer) && (!peer.is_member || wanted.contains(&PeerKey(key.0))) {
+            let why = wanted.get(&PeerKey(key.0)).copied();
+            if is_due(peer) && (!peer.is_member || why.is_some()) {
                 peer.next_try = now.plus_millis(DIAL_MS);
-                due.push((*key, peer.all_addresses()));
+                due.push(Dial { peer: *key, addresses: peer.all_addresses(), why, has_failed: peer.failures > 0 });
             }
         }
-        let drops = std::iter::from_fn(|| self.overlay.poll_drop()).map(|peer| Key(peer.0)).collect();
+        let drops = std::iter::from_fn(|| self.overlay.poll_drop()).map(|(peer, why)| (Key(peer.0), why)).collect();
         (due, drops)
     }
 
@@ -287,12 +300,12 @@ impl Neighbours {
     }
 
     /// What all devices say of their links.
-    pub(super) fn reported(&self) -> impl Iterator<Item = (&DeviceId, &LinkDocument)> {
+    pub(crate) fn reported(&self) -> impl Iterator<Item = (&DeviceId, &LinkDocument)> {
         self.reported.iter()
     }
 
     /// What a device says of its links.
-    pub(super) fn said_by(&self, device: &DeviceId) -> Option<&LinkDocument> {
+    pub(crate) fn said_by(&self, device: &DeviceId) -> Option<&LinkDocument> {
         self.reported.get(device)
     }
 
@@ -345,17 +358,28 @@ impl Node {
         }
         let now = self.now();
         let (due, drops) = self.neighbours.take_due(now, &self.routing.routes);
-        for (peer, addresses) in due {
-            if let Err(error) = self.mesh.dial(PeerKey(peer.0), addresses) {
+        for dial in due {
+            if let Some(why) = dial.why.filter(|_| !dial.has_failed) {
+                self.emit(NodeEvent::seeks(&self.named(dial.peer.device()), why));
+            }
+            if let Err(error) = self.mesh.dial(PeerKey(dial.peer.0), dial.addresses) {
                 tracing::debug!(%error, "a dial was not taken");
             }
         }
-        for peer in drops {
+        for (peer, why) in drops {
             if let Some(link) = self.sessions.link_with(&peer) {
-                self.close_link(link, "other links are better");
+                self.close_link(link, let_go_text(why));
                 self.effects();
             }
         }
+    }
+
+    /// A dial came to nothing. Watchers hear of the first one of a row.
+    pub(super) fn dial_failed(&mut self, peer: Key, errors: Vec<String>) {
+        if self.neighbours.peers.get(&peer).is_some_and(|known| known.failures == 0) {
+            self.emit(NodeEvent::dial_failed(&self.named(peer.device()), &errors));
+        }
+        self.neighbours.dial_failed(self.now(), peer, errors);
     }
 
     /// Takes over what a `link` document says: where its device is reached, and what it says of its links.
@@ -436,7 +460,8 @@ mod tests {
     }
 
     fn due(neighbours: &mut Neighbours, now: Time) -> Vec<(Key, Vec<String>)> {
-        neighbours.take_due(now, &Routes::new(PeerKey([0; 32]))).0
+        let (due, _) = neighbours.take_due(now, &Routes::new(PeerKey([0; 32])));
+        due.into_iter().map(|dial| (dial.peer, dial.addresses)).collect()
     }
 
     /// How long a peer waits that cannot be dialled now, milliseconds.

@@ -46,7 +46,7 @@ impl Node {
     }
 
     /// When someone last lost a link to the device.
-    fn last_seen(&self, device: &DeviceId) -> Option<u64> {
+    pub(crate) fn last_seen(&self, device: &DeviceId) -> Option<u64> {
         let reports = self.neighbours.reported.values().filter_map(|said| said.neighbours.get(device));
         let reported = reports.filter(|report| !report.is_up).map(|report| report.since_ms);
         reported.chain(self.neighbours.lost_ms(device)).max()

@@ -15,7 +15,9 @@ use crdt::sync::{Input, LinkId, Parents};
 use crdt::view;
 use transport::{Cost, LinkKind, LinkState, Liveness, Measured, Meter, PeerKey, Routes, SessionId, Verdict};
 
+use super::events::{NAMED_MAX, RouteMove};
 use super::link_document::{Burden, state_of};
+use super::moves::{Fate, NextHops};
 use super::{Node, NodeEvent, addresses};
 
 /// How long a link is silent before it is probed, milliseconds; and where this device pays for what it sends.
@@ -63,6 +65,7 @@ pub(crate) struct Routing {
     reread_at: Option<Time>,
     /// What makes this device's links dearer.
     pub(super) burden: Burden,
+    next_hops: NextHops,
 }
 
 impl Routing {
@@ -75,6 +78,7 @@ impl Routing {
             search_at: None,
             reread_at: None,
             burden: Burden { is_metered, is_on_battery: false },
+            next_hops: NextHops::default(),
         }
     }
 
@@ -233,6 +237,7 @@ impl Node {
     pub(super) fn links_reported(&mut self, device: DeviceId) {
         self.report_of(device);
         if self.routing.routes.is_stale() {
+            self.routing.next_hops.heard(device);
             let soon = self.now().plus_millis(GATHER_MS);
             self.routing.search_by(soon);
         }
@@ -271,8 +276,36 @@ impl Node {
             let is_reached = !self.routing.routes.ways(key).is_empty();
             self.neighbours.reach_changed(now, Key(key.0), is_reached);
         }
+        self.tell_moves(&changed);
         let devices: Vec<DeviceId> = changed.iter().map(|key| Key(key.0).device()).collect();
         self.hand_over_parents(&devices);
+    }
+
+    /// Says to whom ways begin with another neighbour than before, and why.
+    fn tell_moves(&mut self, changed: &[PeerKey]) {
+        let Routing { next_hops, routes, liveness, measuring, .. } = &mut self.routing;
+        let sessions = &self.sessions;
+        let fate = |peer: &PeerKey| match sessions.link_with(&Key(peer.0)) {
+            None => Fate::Gone,
+            Some(link) if liveness.is_suspect(SessionId(link.0)) => Fate::Suspect,
+            Some(link) if measuring.get(&link).is_none_or(|link| link.meter.announced().is_none()) => Fate::Unmeasured,
+            Some(_) => Fate::Used,
+        };
+        let moved = next_hops.moved(changed, routes, fate);
+        let heard = next_hops.take_heard();
+        let named = |key: &PeerKey| self.named(Key(key.0).device());
+        let moves = moved.iter().map(|moved| {
+            NodeEvent::route(&RouteMove {
+                to: moved.to.iter().take(NAMED_MAX).map(named).collect(),
+                count: moved.to.len(),
+                before: moved.before.as_ref().map(named),
+                now: moved.now.as_ref().map(named),
+                why: moved.why,
+                after: heard.iter().map(|device| self.named(*device)).collect(),
+            })
+        });
+        let events: Vec<NodeEvent> = moves.collect();
+        events.into_iter().for_each(|event| self.emit(event));
     }
 
     /// What the engine asks for then is done by the caller's loop over effects.
@@ -328,12 +361,15 @@ impl Node {
             match verdict {
                 Verdict::Probe(session) => self.input(Input::Probe(LinkId(session.0))),
                 Verdict::Suspect(session) => {
-                    self.suspicion_changed(LinkId(session.0), NodeEvent::link_suspect);
+                    self.suspicion_changed(LinkId(session.0));
                     self.say_unheard(LinkId(session.0));
                 }
-                Verdict::Clear(session) => self.suspicion_changed(LinkId(session.0), NodeEvent::link_cleared),
+                Verdict::Clear(session) => self.suspicion_changed(LinkId(session.0)),
                 Verdict::Evict(session) => {
-                    self.close_link(LinkId(session.0), "the peer is silent");
+                    self.close_link(
+                        LinkId(session.0),
+                        "evicted: it was suspect, and answered nothing for seven seconds",
+                    );
                     self.effects();
                 }
             }
@@ -345,9 +381,13 @@ impl Node {
     }
 
     /// A link is not to be used, or is again: whatever went over it takes other ways at once, and all others hear of it.
-    fn suspicion_changed(&mut self, link: LinkId, event: fn(&DeviceId) -> NodeEvent) {
+    fn suspicion_changed(&mut self, link: LinkId) {
         let Some(device) = self.sessions.get(&link).map(|session| session.peer.device()) else { return };
-        let event = event(&device);
+        let (peer, id) = (self.named(device), SessionId(link.0));
+        let event = match self.routing.liveness.is_suspect(id) {
+            true => NodeEvent::link_suspect(&peer, self.routing.liveness.suspected(id)),
+            false => NodeEvent::link_cleared(&peer),
+        };
         tracing::info!(peer = %device.short(), "{}", event.event);
         self.emit(event);
         let now = self.now();

@@ -137,10 +137,12 @@ impl Node {
         match event {
             Event::Listening { addr } => {
                 tracing::info!(address = %addr, "listening");
+                self.emit(NodeEvent::listening(&addr, true));
                 self.listening.insert(addr);
                 self.neighbours.addresses_changed(self.now());
             }
             Event::NotListening { addr } => {
+                self.emit(NodeEvent::listening(&addr, false));
                 self.listening.remove(&addr);
                 self.neighbours.addresses_changed(self.now());
             }
@@ -152,8 +154,9 @@ impl Node {
             Event::JoinRequest { id, peer, addr, bytes } => self.join_request(id, peer, addr, &bytes),
             Event::DialFailed { peer, errors } => {
                 tracing::debug!(%peer, ?errors, "a dial failed");
-                self.neighbours.dial_failed(self.now(), Key(peer.0), errors);
+                self.dial_failed(Key(peer.0), errors);
             }
+            Event::Observed { peer, addr } => self.observed.note(Key(peer.0), &addr),
             Event::Discovered { peer, addrs } => {
                 let now = self.now();
                 self.neighbours.discovered(now, Key(peer.0), addrs);
@@ -169,7 +172,7 @@ impl Node {
         tracing::info!(peer = %peer.device().short(), %address, "link up");
         let up = Session {
             peer,
-            address,
+            address: address.clone(),
             is_outbound,
             since: Instant::now(),
             bytes_in: 0,
@@ -179,7 +182,8 @@ impl Node {
         };
         self.sessions.up.insert(link, up);
         self.neighbours.link_up(self.now(), peer);
-        self.emit(NodeEvent::link_up(&peer.device()));
+        let (named, why) = (self.named(peer.device()), self.neighbours.reason(&peer));
+        self.emit(NodeEvent::link_up(&named, &address, is_outbound, why));
         self.link_changed(peer.device());
         self.input(Input::LinkUp { link, peer, dialled: is_outbound });
         for channel in [Channel::Control, Channel::Data] {
@@ -195,7 +199,8 @@ impl Node {
         }
         tracing::info!(peer = %peer.device().short(), %reason, "link down");
         self.neighbours.link_down(self.now(), self.clock.wall_ms(), peer);
-        self.emit(NodeEvent::link_down(&peer.device(), reason));
+        self.observed.forget(&peer);
+        self.emit(NodeEvent::link_down(&self.named(peer.device()), reason));
         self.link_changed(peer.device());
         self.input(Input::LinkDown(link));
     }
@@ -230,7 +235,8 @@ impl Node {
         let Some(session) = self.sessions.up.remove(&link) else { return };
         tracing::info!(peer = %session.peer.device().short(), %reason, "link closed");
         self.neighbours.link_closed(self.now(), self.clock.wall_ms(), session.peer, reason);
-        self.emit(NodeEvent::link_down(&session.peer.device(), reason));
+        self.observed.forget(&session.peer);
+        self.emit(NodeEvent::link_down(&self.named(session.peer.device()), reason));
         if let Err(error) = self.mesh.close(PeerKey(session.peer.0)) {
             tracing::warn!(%error, "a session could not be closed");
         }

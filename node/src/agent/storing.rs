@@ -11,7 +11,7 @@ use super::{Failed, Node, NodeEvent};
 use crate::store::{Applied, WriteError};
 
 /// Below this many free bytes nothing is taken any more (PROTOCOL 10).
-const RESERVE_BYTES: u64 = 64 << 20;
+pub(crate) const RESERVE_BYTES: u64 = 64 << 20;
 /// Foreign changes are synced to disk at the latest after this many milliseconds.
 const GROUP_SYNC_MS: u64 = 100;
 

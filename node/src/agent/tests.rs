@@ -107,7 +107,7 @@ async fn wall_clocks_that_jump_by_years_stop_nothing() {
     let mut a = fleet.found("a", JumpingClock::at(TODAY_MS)).await;
     let mut b = fleet.join(&mut a, "b", JumpingClock::at(u64::MAX)).await;
     within("a link", async || links(&mut a).await == 1 && links(&mut b).await == 1).await;
-    let mut watches = [a.agent.watch(), b.agent.watch()];
+    let mut watches = [a.agent.follow(0).await.unwrap().1, b.agent.follow(0).await.unwrap().1];
     let mut seen = Vec::new();
     for (turn, made_ms) in (0..).zip(JUMPS) {
         a.clock.jump(made_ms);
@@ -174,7 +174,7 @@ async fn a_mesh_that_never_rests_does_not_keep_requests_waiting() {
 async fn a_wish_to_join_has_an_age_by_any_clock() {
     let fleet = Fleet::new();
     let mut a = fleet.found("a", JumpingClock::at(TODAY_MS)).await;
-    let mut watch = a.agent.watch();
+    let (_, mut watch) = a.agent.follow(0).await.unwrap();
     let asking = fleet.ask(&mut a, "b", JumpingClock::at(0)).await;
     within("a wish", async || a.get("/v1/wishes").await[0]["name"] == "b").await;
     let wishes = events(&mut watch);

@@ -5,9 +5,8 @@ use axum::extract::State;
 use crdt::id::{DeviceId, Key};
 use crdt::statement::Body;
 use serde_json::{Value, json};
-use transport::{PeerKey, Reason};
+use transport::PeerKey;
 
-use super::routes::link_to_json;
 use super::{Api, Problem};
 use crate::agent::{Node, Presence};
 use crate::settings::Settings;
@@ -76,58 +75,6 @@ pub(super) async fn status(State(api): State<Api>) -> Result<Json<Value>, Proble
         Json(status)
     };
     Ok(api.agent.look(look).await?)
-}
-
-pub(super) async fn peers(State(api): State<Api>) -> Result<Json<Value>, Problem> {
-    let list = |node: &Node| {
-        let presences = node.presences();
-        let roster = node.engine.replica().roster();
-        let mut peers = Vec::new();
-        for (device, presence) in &presences {
-            let Some(key) = roster.key_of(device).filter(|key| *key != node.key) else { continue };
-            let session = node.sessions.with(&key);
-            let link = node.engine.links().find(|link| link.peer == key);
-            peers.push(json!({
-                "device": device.to_string(),
-                "name": name_of(node, device),
-                "state": match &link {
-                    Some(link) if node.routing.is_suspect(&link.link) => "suspect",
-                    _ if session.is_some() => "up",
-                    _ => "down",
-                },
-                "presence": presence_text(node, *presence),
-                "address": session.map(|session| session.address.clone()),
-                "dialled_by_us": session.map(|session| session.is_outbound),
-                "since_s": session.map(|session| session.since.elapsed().as_secs()),
-                "bytes_in": session.map(|session| session.bytes_in),
-                "bytes_out": session.map(|session| session.bytes_out),
-                "copies_out": session.map(|session| session.copies_out),
-                "compared": link.as_ref().map(|link| link.is_ready),
-                "backlog": link.as_ref().map(|link| link.backlog),
-                "rtt_ms": link.as_ref().and_then(|link| link.rtt_micros).map(|micros| micros as f64 / 1000.0),
-                "why": session.and_then(|_| node.neighbours.reason(&key)).map(why),
-                "rate_bytes_per_s": link.as_ref().and_then(|link| link.delivery_rate),
-                "measured": link.and_then(|link| node.routing.state(&link.link)).map(|state| link_to_json(&state)),
-                "known_addresses": node.neighbours.addresses(&key),
-                "errors": node.neighbours.errors(&key),
-            }));
-        }
-        Value::Array(peers)
-    };
-    Ok(Json(api.agent.look(list).await?))
-}
-
-/// The word for why a link is held.
-fn why(reason: Reason) -> &'static str {
-    match reason {
-        Reason::Few => "all are linked",
-        Reason::Zone => "another zone",
-        Reason::Far => "far",
-        Reason::Near => "near",
-        Reason::Trial => "trial",
-        Reason::Island => "nothing else led there",
-        Reason::Sought => "the peer sought it",
-    }
 }
 
 /// Every source that the collector looked at.

@@ -16,7 +16,7 @@ use crate::output::{Format, age, json, note, print, scalar, table};
 pub(crate) enum DeviceCommand {
     /// List devices
     Ls {
-        /// Again whenever something changes, until interrupted
+        /// Again every second, until interrupted
         #[arg(long)]
         watch: bool,
     },
@@ -70,8 +70,7 @@ pub(crate) enum DeviceCommand {
 pub(crate) async fn run(common: &Common, command: DeviceCommand) -> Outcome {
     let mut client = common.connect().await?;
     match command {
-        DeviceCommand::Ls { watch: false } => list(common, &mut client).await,
-        DeviceCommand::Ls { watch: true } => watch(common, &mut client).await,
+        DeviceCommand::Ls { watch } => super::watch::show(common, "/v1/devices", watch, list).await,
         DeviceCommand::Get { device, path, live } => show(common, &mut client, &device, path.as_deref(), live).await,
         DeviceCommand::Label { device, labels } => label(common, &mut client, &device, &labels).await,
         DeviceCommand::Rename { device, name } => {
@@ -102,12 +101,7 @@ fn power(row: &Value) -> String {
     row["power_capacity_percent"].as_i64().map_or(source.clone(), |percent| format!("{source} {percent}%"))
 }
 
-async fn list(common: &Common, client: &mut Client) -> Outcome {
-    let devices = client.get("/v1/devices").await?;
-    if common.format() != Format::Table {
-        print(&json(&devices, common.format()));
-        return Ok(());
-    }
+fn list(devices: &Value) -> String {
     let row = |device: &Value| {
         vec![
             scalar(&device["name"]),
@@ -121,31 +115,7 @@ async fn list(common: &Common, client: &mut Client) -> Outcome {
         ]
     };
     let rows: Vec<_> = devices.as_array().into_iter().flatten().map(row).collect();
-    print(&table(&["DEVICE", "ZONE", "PRESENCE", "CPU", "TEMP", "POWER", "AGE", "SOURCE"], &rows));
-    Ok(())
-}
-
-/// Lists again after each event, at most twice a second.
-async fn watch(common: &Common, client: &mut Client) -> Outcome {
-    let (happened, mut events) = tokio::sync::mpsc::channel(1);
-    let mut follower = common.connect().await?;
-    let followed = tokio::spawn(async move {
-        // A full channel means that a listing is due already.
-        follower
-            .follow("/v1/events", |_| {
-                !matches!(happened.try_send(()), Err(tokio::sync::mpsc::error::TrySendError::Closed(())))
-            })
-            .await
-    });
-    loop {
-        print("\x1b[2J\x1b[H");
-        list(common, client).await?;
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        if events.recv().await.is_none() {
-            followed.abort();
-            return Err(Failure::new(code::UNREACHABLE, "the node ended").hint("fleetsync run"));
-        }
-    }
+    table(&["DEVICE", "ZONE", "PRESENCE", "CPU", "TEMP", "POWER", "AGE", "SOURCE"], &rows)
 }
 
 async fn show(common: &Common, client: &mut Client, device: &str, path: Option<&str>, live: bool) -> Outcome {

@@ -1,28 +1,21 @@
-//! `status`, `events` and `peer`: what the node sees.
+//! `status` and `peer`: what the node sees.
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde_json::Value;
 
 use super::ping::{self, PingArgs};
-use super::{Common, Failure, Outcome, code};
-use crate::output::{Format, age, bytes_text, escaped, json, line, print, scalar, table, time_text};
-
-/// `events`
-#[derive(Args)]
-pub(crate) struct EventsArgs {
-    /// Follow until interrupted; without it `events` ends after --count events
-    #[arg(long)]
-    watch: bool,
-    /// How many events to wait for
-    #[arg(long, default_value_t = 10, conflicts_with = "watch")]
-    count: u64,
-}
+use super::{Common, Failure, Outcome, code, watch};
+use crate::output::{age, bytes_text, dial_error, endpoint, escaped, json, print, scalar, table};
 
 /// `peer`
 #[derive(Subcommand)]
 pub(crate) enum PeerCommand {
-    /// List peers
-    Ls,
+    /// List the other members: the links to them and why they are held, or via whom they are reached
+    Ls {
+        /// Again every second, until interrupted
+        #[arg(long)]
+        watch: bool,
+    },
     /// Ask a device whether it is there, over others where no link leads to it
     Ping(PingArgs),
     /// One peer, with addresses and the last errors
@@ -33,12 +26,11 @@ pub(crate) enum PeerCommand {
 }
 
 /// `status`
-pub(crate) async fn status(common: &Common) -> Outcome {
-    let status = common.connect().await?.get("/v1/status").await?;
-    if common.format() != Format::Table {
-        print(&json(&status, common.format()));
-        return Ok(());
-    }
+pub(crate) async fn status(common: &Common, watch: bool) -> Outcome {
+    watch::show(common, "/v1/status", watch, described).await
+}
+
+fn described(status: &Value) -> String {
     let peers = &status["peers"];
     let mut rows = vec![
         vec!["node".to_owned(), format!("{}  {}", scalar(&status["name"]), scalar(&status["node"]))],
@@ -75,51 +67,22 @@ pub(crate) async fn status(common: &Common) -> Outcome {
         rows.push(vec!["listening".to_owned(), format!("{}@{}", scalar(&status["key"]), scalar(address))]);
     }
     let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(0);
-    for row in rows {
-        line(&format!("{:width$}  {}", row[0], escaped(&row[1])));
-    }
-    Ok(())
-}
-
-/// `events`
-pub(crate) async fn events(common: &Common, args: EventsArgs) -> Outcome {
-    let mut client = common.connect().await?;
-    let mut left = args.count;
-    let format = common.format();
-    let followed = client.follow("/v1/events", |event| {
-        match format {
-            Format::Table => {
-                let time = event["time_ms"].as_u64().map_or(String::new(), time_text);
-                let detail = if event["detail"].is_null() { String::new() } else { scalar(&event["detail"]) };
-                line(&format!("{time}  {:<10} {} {detail}", scalar(&event["event"]), scalar(&event["subject"])));
-            }
-            _ => print(&json(&event, Format::Jsonl)),
-        }
-        left = left.saturating_sub(1);
-        args.watch || left > 0
-    });
-    followed.await?;
-    Ok(())
+    rows.iter().map(|row| format!("{:width$}  {}\n", row[0], escaped(&row[1]))).collect()
 }
 
 /// Runs a `peer` verb.
 pub(crate) async fn peer(common: &Common, command: PeerCommand) -> Outcome {
     match command {
-        PeerCommand::Ls => list(common).await,
+        PeerCommand::Ls { watch } => watch::show(common, "/v1/peers", watch, list).await,
         PeerCommand::Show { peer } => show(common, &peer).await,
         PeerCommand::Ping(args) => ping::run(common, &args).await,
     }
 }
 
-async fn list(common: &Common) -> Outcome {
-    let peers = common.connect().await?.get("/v1/peers").await?;
-    if common.format() != Format::Table {
-        print(&json(&peers, common.format()));
-        return Ok(());
-    }
-    let rows: Vec<_> = peers.as_array().into_iter().flatten().map(row).collect();
-    print(&table(&["PEER", "STATE", "PRESENCE", "SINCE", "RTT", "VIA", "SENT", "RECEIVED", "BACKLOG"], &rows));
-    Ok(())
+fn list(peers: &Value) -> String {
+    let mut rows: Vec<_> = peers.as_array().into_iter().flatten().map(row).collect();
+    rows.sort();
+    table(&["PEER", "ZONE", "STATE", "RTT", "LOSS", "RATE", "KIND", "SINCE", "VIA", "WHY"], &rows)
 }
 
 async fn show(common: &Common, peer: &str) -> Outcome {
@@ -142,17 +105,69 @@ async fn show(common: &Common, peer: &str) -> Outcome {
 }
 
 fn row(peer: &Value) -> Vec<String> {
-    let bytes =
-        |field: &str| peer[field].as_u64().map_or("-".to_owned(), |bytes| format!("{} kB", bytes.div_ceil(1000)));
+    let (measured, way) = (&peer["measured"], &peer["way"]);
+    let is_linked = peer["state"] != "down";
+    let rtt = measured["rtt_ms"].as_f64().or(peer["rtt_ms"].as_f64());
+    let since = if is_linked { &peer["since_s"] } else { &peer["down_s"] };
+    let error = || peer["errors"][0].as_str().map_or("-".to_owned(), |error| escaped(&dial_error(error)));
+    let why = if is_linked { scalar(&peer["why"]) } else { error() };
     vec![
         scalar(&peer["name"]),
-        scalar(&peer["state"]),
-        scalar(&peer["presence"]),
-        peer["since_s"].as_u64().map_or("-".to_owned(), age),
-        peer["rtt_ms"].as_f64().map_or("-".to_owned(), |millis| format!("{millis:.1} ms")),
-        scalar(&peer["address"]),
-        bytes("bytes_out"),
-        bytes("bytes_in"),
-        scalar(&peer["backlog"]),
+        scalar(&peer["zone"]),
+        match (is_linked, way.is_null()) {
+            (true, _) => scalar(&peer["state"]),
+            (false, false) => "reached".to_owned(),
+            (false, true) => "away".to_owned(),
+        },
+        rtt.map_or("-".to_owned(), |millis| format!("{millis:.1} ms")),
+        measured["loss_percent"].as_f64().map_or("-".to_owned(), |percent| format!("{percent:.1}%")),
+        peer["rate_bytes_per_s"].as_u64().map_or("-".to_owned(), rate),
+        scalar(&measured["kind"]),
+        since.as_u64().map_or("-".to_owned(), age),
+        if is_linked { peer["address"].as_str().map_or("-".to_owned(), endpoint) } else { over(way) },
+        why,
     ]
+}
+
+/// Via whom a member without a link is reached.
+fn over(way: &Value) -> String {
+    let path = way["path"].as_array().map_or(&[][..], Vec::as_slice);
+    let names: Vec<String> = path[..path.len().saturating_sub(1)].iter().map(scalar).collect();
+    if names.is_empty() { "-".to_owned() } else { names.join(" → ") }
+}
+
+/// A rate for people.
+pub(super) fn rate(bytes_per_s: u64) -> String {
+    format!("{}/s", bytes_text(bytes_per_s))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn peers_that_are_linked_reached_and_away() {
+        let measured = json!({ "rtt_ms": 1.25, "loss_percent": 0.8, "kind": "lan" });
+        let linked = json!({
+            "name": "h", "zone": "lab", "state": "up", "rtt_ms": 9.0, "measured": measured, "since_s": 5, "down_s": null,
+            "address": "/ip4/192.0.2.1/udp/4410/quic-v1", "why": "near", "rate_bytes_per_s": 12_000_000, "errors": [],
+            "way": { "via": "h", "path": ["h"] },
+        });
+        let reached = json!({
+            "name": "c", "zone": "yard", "state": "down", "measured": null, "down_s": null, "errors": [],
+            "way": { "via": "h", "path": ["h", "i", "c"] },
+        });
+        let away = json!({
+            "name": "d", "zone": null, "state": "down", "measured": null, "down_s": 130, "errors": ["refused", "late"],
+            "way": null,
+        });
+        let expected = [
+            ["h", "lab", "up", "1.2 ms", "0.8%", "12.0 MB/s", "lan", "5 s", "quic 192.0.2.1:4410", "near"],
+            ["c", "yard", "reached", "-", "-", "-", "-", "-", "h → i", "-"],
+            ["d", "-", "away", "-", "-", "-", "-", "2 min", "-", "refused"],
+        ];
+        assert_eq!([linked, reached, away].map(|peer| row(&peer)), expected.map(|row| row.map(str::to_owned).to_vec()));
+    }
 }

@@ -102,7 +102,7 @@ impl From<OpenError> for Failure {
 /// Says that the node is not to be reached by others: it dials them.
 const DIAL_ONLY: &str = "none";
 
-fn listen_on(settings: &Settings, node: &NodeFile) -> Result<(Listen, bool), Failure> {
+pub(super) fn listen_on(settings: &Settings, node: &NodeFile) -> Result<(Listen, bool), Failure> {
     let text = settings.text("listen").unwrap_or("0.0.0.0,::");
     let parsed = text.split(',').filter(|_| text != DIAL_ONLY).map(|ip| ip.trim().parse::<IpAddr>());
     let ips = parsed.collect::<Result<Vec<_>, _>>().map_err(|error| {
@@ -280,7 +280,7 @@ fn free_port(listen: Listen, is_fixed: bool) -> Result<Listen, Failure> {
 }
 
 /// Whether nobody listens there, with UDP or TCP. What cannot be listened on at all is a failure.
-fn is_free(ip: IpAddr, port: u16) -> Result<bool, Failure> {
+pub(super) fn is_free(ip: IpAddr, port: u16) -> Result<bool, Failure> {
     let bound = UdpSocket::bind((ip, port)).and_then(|_| TcpListener::bind((ip, port)));
     match bound {
         Ok(_) => Ok(true),

@@ -20,6 +20,7 @@ mod refusals;
 mod rendering;
 mod restored;
 mod routes;
+mod seeing;
 mod signing;
 mod supervised;
 mod tickets;

@@ -23,7 +23,7 @@ fn signal(node: &Node, name: &str) {
 }
 
 /// A fleet of the hubs h and i and the leaves a and c, which are linked with both hubs and cannot reach one another.
-fn two_hubs() -> (Fleet, [Node; 4]) {
+pub(crate) fn two_hubs() -> (Fleet, [Node; 4]) {
     let fleet = Fleet::found("h");
     let h = fleet.run("h");
     ["i", "a", "c"].into_iter().for_each(|name| fleet.join(&h, name));

@@ -182,8 +182,11 @@ fn a_link_that_hears_and_is_not_heard_is_suspect() {
     let mut world = World::new(Some(ms(20)));
     world.run(ms(10_000));
     world.ways = [false, true];
-    world.run(ms(10_000));
+    while world.when(Verdict::Suspect(LINK)).is_none() && world.now < ms(20_000) {
+        world.run(ms(10));
+    }
     let suspect = world.when(Verdict::Suspect(LINK)).expect("nothing is answered") - ms(10_000);
+    assert_eq!(world.liveness.suspected(LINK), Some(Suspected::Unanswered));
     assert!(suspect >= ONE_WAY && suspect <= ms(9_200), "{suspect:?}");
 }
 
@@ -242,6 +245,7 @@ fn a_node_that_is_late_itself_accuses_nobody() {
     world.late = ms(50);
     world.run(ms(3_000));
     assert_eq!(world.count(Verdict::Suspect(LINK)), 1, "a little late is well enough");
+    assert_eq!(world.liveness.suspected(LINK), Some(Suspected::Silent));
 }
 
 #[derive(Debug, Clone)]
@@ -361,6 +365,7 @@ fn who_is_not_heard_need_not_wait() {
     world.liveness.unheard(world.now, LINK);
     world.run(ms(60));
     assert_eq!(world.count(Verdict::Suspect(LINK)), 1);
+    assert_eq!(world.liveness.suspected(LINK), Some(Suspected::Unheard));
     // What was said while this node stood still is old: the probe is answered.
     let mut world = World::new(Some(ms(20)));
     world.run(ms(5_000));

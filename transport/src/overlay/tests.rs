@@ -140,7 +140,7 @@ impl Fleet {
         }
         let can_dial = |peer: &PeerKey| tries.get(&number(peer)).is_none_or(|(_, at)| *at <= now);
         overlay.choose(now, &Surroundings { routes, can_dial: &can_dial });
-        let dropped: Vec<PeerKey> = std::iter::from_fn(|| overlay.poll_drop()).collect();
+        let dropped: Vec<PeerKey> = std::iter::from_fn(|| overlay.poll_drop()).map(|(peer, _)| peer).collect();
         let wanted: Vec<PeerKey> = overlay.wanted().keys().copied().collect();
         for peer in wanted {
             self.dials += 1;
@@ -325,8 +325,33 @@ fn a_bridge_is_kept() {
     overlay.choose(YOUNG / 2, &around);
     assert_eq!(overlay.poll_drop(), None, "all are young");
     overlay.choose(YOUNG, &around);
-    let dropped = overlay.poll_drop().expect("nineteen are too many");
+    let (dropped, why) = overlay.poll_drop().expect("nineteen are too many");
     assert!(number(&dropped) != 19 && number(&dropped) > 10, "{dropped}");
+    assert_eq!(why, LetGo::TooMany);
+}
+
+#[test]
+fn of_a_trial_and_the_farthest_link_one_goes() {
+    for (rtt_micros, expected) in [(1_000, (key(12), LetGo::Swapped)), (90_000, (key(13), LetGo::TriedOut))] {
+        let mut overlay = Overlay::new(key(0), 1);
+        overlay.members("a".to_owned(), (1..14).map(|peer| (key(peer), "a".to_owned())).collect());
+        let all: Vec<(PeerKey, Cost)> = (0..14).map(|peer| (key(peer), Cost::from_micros(1_000))).collect();
+        let mut routes = Routes::new(key(0));
+        (0..14).for_each(|peer| routes.report(key(peer), &all));
+        routes.update();
+        for peer in 1..13 {
+            overlay.up(Duration::ZERO, key(peer));
+            overlay.measured(key(peer), 5_000 * peer as u64);
+        }
+        let around = Surroundings { routes: &routes, can_dial: &|_| true };
+        overlay.choose(TRIAL_EVERY, &around);
+        assert_eq!(overlay.wanted().get(&key(13)), Some(&Reason::Trial));
+        overlay.dialled(TRIAL_EVERY, key(13));
+        overlay.up(TRIAL_EVERY, key(13));
+        (0..2).for_each(|_| overlay.measured(key(13), rtt_micros));
+        overlay.choose(TRIAL_EVERY * 2, &around);
+        assert_eq!(overlay.poll_drop(), Some(expected));
+    }
 }
 
 #[test]

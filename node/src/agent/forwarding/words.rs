@@ -22,6 +22,8 @@ pub(crate) enum Question {
         /// After this fact, which was the last one of the page before.
         after: Option<Place>,
     },
+    /// What does its wall clock say?
+    Clock,
 }
 
 /// Where a fact stands among all facts of a device.
@@ -47,6 +49,11 @@ pub(crate) enum Reply {
     },
     /// It does not answer that, and why.
     Refused(String),
+    /// What its wall clock says.
+    Clock {
+        /// Milliseconds since 1970.
+        wall_ms: u64,
+    },
 }
 
 /// A value that a device says of itself.
@@ -164,12 +171,20 @@ mod tests {
     #[test]
     fn golden_words() {
         let after = Some(place("a"));
-        let questions = [Question::Ping, Question::Facts { path: "a".to_owned(), after }];
-        let replies = [Reply::Pong, facts(), Reply::Refused("why".to_owned())];
+        let questions = [Question::Ping, Question::Facts { path: "a".to_owned(), after }, Question::Clock];
+        let replies = [Reply::Pong, facts(), Reply::Refused("why".to_owned()), Reply::Clock { wall_ms: 300 }];
         let said: Vec<String> = questions.iter().map(encode).chain(replies.iter().map(encode)).map(hex).collect();
         assert_eq!(
             said,
-            ["00", "01016101066465766963650161", "00", "01010664657669636503612e6203ac020501", "0203776879"]
+            [
+                "00",
+                "01016101066465766963650161",
+                "02",
+                "00",
+                "01010664657669636503612e6203ac020501",
+                "0203776879",
+                "03ac02"
+            ]
         );
         let [asker, answerer] = keys();
         let exchange = exchange(&asker, &answerer);
