@@ -10,7 +10,8 @@
 //!   owner waits: an owner that stops reading events stops the peer's writer, through the transport's flow control.
 //! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
 //! * **Pure beside that**, driven by the owner: which links are alive (`liveness`), what they are like (`measure`), what
-//!   they cost (`cost`), the ways to every node (`routes`), whom to hold links to (`overlay`), and requests that go these ways ([`forward`]).
+//!   they cost (`cost`), the ways to every node (`routes`), whom to hold links to (`overlay`) and when to dial them (`dials`), when to do
+//!   what is asked for often (`gathering`), and requests that go these ways ([`forward`]).
 //! * Over QUIC a silent peer is lost after 10 s; **over TCP nothing notices**: liveness is the owner's, who probes on the
 //!   control stream and calls [`Handle::close`].
 //!
@@ -35,8 +36,10 @@
 
 mod config;
 mod cost;
+mod dials;
 mod event;
 pub mod forward;
+mod gathering;
 mod handle;
 mod join;
 mod liveness;
@@ -50,7 +53,9 @@ mod swarm;
 
 pub use config::{Config, Listen, StartError};
 pub use cost::{Cost, LinkKind, LinkState};
+pub use dials::{Dials, Due};
 pub use event::{DownReason, Event, SessionId, Stream};
+pub use gathering::Gathering;
 pub use handle::{Handle, OrderError, SessionState, Snapshot, Traffic};
 pub use join::{AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
 pub use liveness::{Liveness, Verdict};

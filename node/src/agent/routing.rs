@@ -113,7 +113,7 @@ impl Routing {
 
     /// When something is to be done.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        let alive = self.liveness.poll_timeout().map(|at| Time(u64::try_from(at.as_micros()).unwrap_or(u64::MAX)));
+        let alive = self.liveness.poll_timeout().map(time);
         alive.into_iter().chain(self.search_at).min()
     }
 
@@ -137,6 +137,11 @@ impl Routing {
 /// The time as `transport` has it.
 pub(super) fn moment(now: Time) -> Duration {
     Duration::from_micros(now.0)
+}
+
+/// ... and as the engine has it.
+pub(super) fn time(at: Duration) -> Time {
+    Time(u64::try_from(at.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl Node {
@@ -269,7 +274,7 @@ impl Node {
         let changed = self.routing.routes.update();
         for key in &changed {
             let is_reached = !self.routing.routes.ways(key).is_empty();
-            self.neighbours.reach_changed(now, Key(key.0), is_reached);
+            self.neighbours.reach_changed(now, *key, is_reached);
         }
         let devices: Vec<DeviceId> = changed.iter().map(|key| Key(key.0).device()).collect();
         self.hand_over_parents(&devices);
