@@ -167,7 +167,12 @@ impl Dials {
 
     /// A round trip to a peer was measured.
     pub fn measured(&mut self, peer: PeerKey, rtt_micros: u64) {
-        self.overlay.measured(peer, rtt_micros);
+        self.is_to_choose |= self.overlay.measured(peer, rtt_micros);
+    }
+
+    /// A link may be dead, or has shown that it is not: as long as that is open, others are sought in its place.
+    pub fn suspected(&mut self, peer: PeerKey, is_suspect: bool) {
+        self.overlay.suspected(peer, is_suspect);
         self.is_to_choose = true;
     }
 
@@ -210,7 +215,8 @@ impl Dials {
         self.is_to_choose = false;
         let peers = &self.peers;
         let can_dial = |peer: &PeerKey| peers.get(peer).is_some_and(|known| known.is_due(now));
-        self.overlay.choose(now, &Surroundings { routes, can_dial: &can_dial });
+        let has_failed = |peer: &PeerKey| peers.get(peer).is_some_and(|known| known.failures > 0);
+        self.overlay.choose(now, &Surroundings { routes, can_dial: &can_dial, has_failed: &has_failed });
         let mut dial: Vec<PeerKey> = self.overlay.wanted().keys().copied().collect();
         dial.iter().for_each(|peer| self.overlay.dialled(now, *peer));
         // Who is no member, as far as is known, is known from a ticket: it leads to the others.

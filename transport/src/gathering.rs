@@ -3,6 +3,18 @@
 
 use std::time::Duration;
 
+/// What a node says of its links is gathered for so long before it says it.
+pub const REPORT_SOON: Duration = Duration::from_millis(50);
+/// What links are like is gathered for longer: nobody waits for it.
+pub const REPORT_LATER: Duration = Duration::from_secs(1);
+/// The longest damping of what it says.
+pub const REPORT_DAMP_MAX: Duration = Duration::from_secs(10);
+/// What others say is gathered for so long before ways are searched.
+pub const SEARCH_SOON: Duration = Duration::from_millis(20);
+/// The longest damping of searches, for each node that is known: a search takes a microsecond a node, and half a hundredth
+/// of a core is enough for them.
+pub const SEARCH_DAMP_MAX_A_NODE: Duration = Duration::from_micros(250);
+
 /// Gathers reasons to do something.
 #[derive(Debug, Clone)]
 pub struct Gathering {

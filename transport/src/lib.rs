@@ -55,7 +55,7 @@ pub use config::{Config, Listen, StartError};
 pub use cost::{Cost, LinkKind, LinkState};
 pub use dials::{Dials, Due};
 pub use event::{DownReason, Event, SessionId, Stream};
-pub use gathering::Gathering;
+pub use gathering::{Gathering, REPORT_DAMP_MAX, REPORT_LATER, REPORT_SOON, SEARCH_DAMP_MAX_A_NODE, SEARCH_SOON};
 pub use handle::{Handle, OrderError, SessionState, Snapshot, Traffic};
 pub use join::{AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
 pub use liveness::{Liveness, Verdict};

@@ -5,24 +5,17 @@
 //! written to `link/<id>`, so that a flapping link does not flood the fleet (PROTOCOL 6).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use crdt::id::{DeviceId, Key, Time};
 use crdt::schema::{DocumentName, Kind};
 use crdt::sync::{Edit, Input, LinkId};
 use crdt::view;
-use transport::{Dials, Gathering, PeerKey, Reason, Routes};
+use transport::{Dials, Gathering, PeerKey, REPORT_DAMP_MAX, REPORT_LATER, REPORT_SOON, Reason, Routes};
 
 use super::link_document::{LinkDocument, Report};
 use super::routing::{moment, time};
 use super::{Node, announced};
 
-/// Links are gathered for this long before they are written.
-const GATHER: Duration = Duration::from_millis(50);
-/// What links are like is gathered for longer: nobody waits for it.
-const MEASURED: Duration = Duration::from_secs(1);
-/// The longest damping of link reports.
-const DAMP_MAX: Duration = Duration::from_secs(10);
 /// Most addresses of a peer, without those that mDNS found.
 const ADDRESSES_MAX: usize = 16;
 /// Most addresses of a peer that mDNS found. Anyone on the local network can say anything there.
@@ -65,7 +58,7 @@ impl Neighbours {
             peers: BTreeMap::new(),
             dials: Dials::new(PeerKey(me.0), random),
             reported: BTreeMap::new(),
-            report: Gathering::new(GATHER, DAMP_MAX),
+            report: Gathering::new(REPORT_SOON, REPORT_DAMP_MAX),
         }
     }
 
@@ -186,18 +179,19 @@ impl Neighbours {
     }
 
     /// A link is suspect, or no longer.
-    pub(super) fn suspicion_changed(&mut self, now: Time) {
+    pub(super) fn suspicion_changed(&mut self, now: Time, peer: Key, is_suspect: bool) {
+        self.dials.suspected(PeerKey(peer.0), is_suspect);
         self.schedule_report(now);
     }
 
     /// What a link is like left its dead-bands, or what the device runs on changed; others who use a link that is much worse
     /// hear of it as soon as of one that is gone.
     pub(super) fn link_measured(&mut self, now: Time, is_much_worse: bool) {
-        self.report.ask(moment(now), if is_much_worse { GATHER } else { MEASURED });
+        self.report.ask(moment(now), if is_much_worse { REPORT_SOON } else { REPORT_LATER });
     }
 
     fn schedule_report(&mut self, now: Time) {
-        self.report.ask(moment(now), GATHER);
+        self.report.ask(moment(now), REPORT_SOON);
     }
 
     pub(super) fn report_timeout(&self) -> Option<Time> {
