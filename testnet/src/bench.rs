@@ -22,6 +22,7 @@ pub(crate) mod operator;
 mod pair;
 pub(crate) mod process;
 mod reconcile;
+mod reconnect;
 mod report;
 mod spread;
 mod suspicion;
@@ -48,6 +49,8 @@ pub(crate) enum BenchCommand {
     Mesh(mesh::MeshArgs),
     /// Two engines over a slow link: bytes to find what differs, and time to heal, beside automerge::sync
     Reconcile(reconcile::ReconcileArgs),
+    /// Simulated fleets that choose their links: a start of all at once, halves, and the death of four in five
+    Reconnect(reconnect::ReconnectArgs),
     /// Twenty-five nodes in the lab with all cores busy: whether a link is closed that is well; needs root
     Suspicion(suspicion::SuspicionArgs),
 }
@@ -91,6 +94,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
         BenchCommand::Memory(args) => (with_processes(memory::bench(&args))?, args.output),
         BenchCommand::Mesh(args) => (mesh::bench(&args)?, args.output),
         BenchCommand::Reconcile(args) => (reconcile::run(&args)?, args.output),
+        BenchCommand::Reconnect(args) => (reconnect::bench(&args)?, args.output),
         BenchCommand::Suspicion(args) => (with_processes(suspicion::bench(&args))?, args.output),
     };
     print(&match output {
