@@ -24,6 +24,7 @@ mod package;
 mod pair;
 pub(crate) mod process;
 mod reconcile;
+mod reconnect;
 mod report;
 mod spread;
 mod suspicion;
@@ -54,6 +55,8 @@ pub(crate) enum BenchCommand {
     Package(package::PackageArgs),
     /// Two engines over a slow link: bytes to find what differs, and time to heal, beside automerge::sync
     Reconcile(reconcile::ReconcileArgs),
+    /// Simulated fleets that choose their links: a start of all at once, halves, and the death of four in five
+    Reconnect(reconnect::ReconnectArgs),
     /// Twenty-five nodes in the lab with all cores busy: whether a link is closed that is well; needs root
     Suspicion(suspicion::SuspicionArgs),
 }
@@ -99,6 +102,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
         BenchCommand::Mesh(args) => (mesh::bench(&args)?, args.output),
         BenchCommand::Package(args) => (with_processes(package::bench(&args))?, args.output),
         BenchCommand::Reconcile(args) => (reconcile::run(&args)?, args.output),
+        BenchCommand::Reconnect(args) => (reconnect::bench(&args)?, args.output),
         BenchCommand::Suspicion(args) => (with_processes(suspicion::bench(&args))?, args.output),
     };
     print(&match output {

@@ -18,6 +18,7 @@ pub(crate) mod disk;
 pub(crate) mod fleet;
 mod host;
 pub(crate) mod measure;
+mod mesh;
 mod mutant;
 pub(crate) mod plan;
 mod plot;
@@ -43,7 +44,7 @@ use world::{Ended, run};
 /// `sim`
 #[derive(Args)]
 pub(crate) struct SimArgs {
-    /// Scenarios: calm, storm, churn, restored, byzantine, thousand, or a file [default: all that are built in]
+    /// Scenarios: calm, storm, churn, restored, byzantine, mesh, thousand, or a file [default: all that are built in]
     scenario: Vec<String>,
     /// The first seed
     #[arg(long, value_name = "N", default_value_t = 1)]

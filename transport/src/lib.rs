@@ -10,8 +10,9 @@
 //!   owner waits: an owner that stops reading events stops the peer's writer, through the transport's flow control.
 //! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
 //! * **Pure beside that**, driven by the owner: which links are alive (`liveness`), what they are like (`measure`), what
-//!   they cost (`cost`), the ways to every node (`routes`), where the mesh is thin (`cuts`), whom to hold links to
-//!   (`overlay`), requests that go these ways ([`forward`]), and which part of a blob is asked of whom ([`fetch`]).
+//!   they cost (`cost`), the ways to every node (`routes`), where the mesh is thin (`cuts`), whom to hold links to (`overlay`)
+//!   and when to dial them (`dials`), when to do what is asked for often (`gathering`), requests that go these ways
+//!   ([`forward`]), and which part of a blob is asked of whom ([`fetch`]).
 //! * **Beside it a bulk plane** ([`bulk`]): long answers over raw QUIC, or over streams of a session's connection.
 //! * Over QUIC a silent peer is lost after 10 s; **over TCP nothing notices**: liveness is the owner's, who probes on the
 //!   control stream and calls [`Handle::close`].
@@ -39,9 +40,11 @@ pub mod bulk;
 mod config;
 mod cost;
 mod cuts;
+mod dials;
 mod event;
 pub mod fetch;
 pub mod forward;
+mod gathering;
 mod handle;
 mod join;
 mod liveness;
@@ -56,7 +59,9 @@ mod swarm;
 pub use config::{Config, Listen, StartError};
 pub use cost::{Cost, CostParts, LinkKind, LinkState};
 pub use cuts::{Cut, Cuts, cuts};
+pub use dials::{Dial, Dials, Due};
 pub use event::{DownReason, Event, SessionId, Stream};
+pub use gathering::{Gathering, REPORT_DAMP_MAX, REPORT_LATER, REPORT_SOON, SEARCH_DAMP_MAX_A_NODE, SEARCH_SOON};
 pub use handle::{Handle, OrderError, SessionState, Snapshot, Traffic};
 pub use join::{AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
 pub use liveness::{Liveness, Suspected, Verdict};

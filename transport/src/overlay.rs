@@ -33,11 +33,26 @@ const REFUSED: Duration = Duration::from_secs(30);
 const PASSED_OVER: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(300)];
 /// A dial of which nothing is heard is over after so long.
 const DIAL: Duration = Duration::from_secs(20);
+/// Others are dialled beside one that is not answered within so many round trips as are guessed, at least and at most; where
+/// nothing is known of the way, within the last.
+const PROMPT_RTTS: u32 = 4;
+const PROMPT: [Duration; 3] = [Duration::from_millis(300), Duration::from_millis(1_500), Duration::from_millis(500)];
+/// Dials at once. The swarm takes 32.
+const DIALS: usize = 24;
+/// So many of them may soon be links: where all seek links at once, as many come from others.
+const DIALS_PROMPT: usize = DEGREE / 2;
+/// From one link that is let go to the next at least, and half as much more by chance: where all have too many, the others
+/// let go as well.
+const DROP_EVERY: Duration = Duration::from_secs(1);
+/// In whole milliseconds: owners' clocks have microseconds, and would wake too early for ever.
+const DROP_JITTER_MS: usize = 500;
 /// From one trial to the next at least, and a member at least: all of a fleet hear of each link that comes and goes. And how
 /// long one may take.
 const TRIAL_EVERY: Duration = Duration::from_secs(30);
 const TRIAL_EVERY_MEMBER: Duration = Duration::from_secs(2);
 const TRIAL: Duration = Duration::from_secs(15);
+/// Round trips by which a trial is judged.
+const TRIAL_MEASURED: u32 = 2;
 /// From one member that is not reached to the next; at least, and at most.
 const ISLAND_EVERY: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(120)];
 /// A fleet tries so many of them a second together.
@@ -91,6 +106,16 @@ struct Link {
     reason: Reason,
     /// Round trips that were measured.
     measured: u32,
+    /// It does not count as long as liveness doubts it, and nor is it let go.
+    is_suspect: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Dial {
+    since: Duration,
+    reason: Reason,
+    /// Until then it counts as the link that it may become.
+    counts_until: Duration,
 }
 
 /// What a node knows of its place in the mesh.
@@ -100,8 +125,9 @@ pub struct Overlay {
     zone: String,
     members: BTreeMap<PeerKey, Member>,
     links: BTreeMap<PeerKey, Link>,
-    /// Those that are being dialled: why, and until when that may take.
-    dialled: BTreeMap<PeerKey, (Reason, Duration)>,
+    /// The members, those with the greatest hashes first.
+    by_hash: Vec<PeerKey>,
+    dialled: BTreeMap<PeerKey, Dial>,
     /// Whom to dial now, and why.
     wanted: BTreeMap<PeerKey, Reason>,
     drops: VecDeque<(PeerKey, LetGo)>,
@@ -109,6 +135,8 @@ pub struct Overlay {
     trial: Option<(PeerKey, Duration)>,
     trial_at: Duration,
     island_at: Duration,
+    drop_at: Duration,
+    chosen_at: Duration,
     random: u64,
 }
 
@@ -118,6 +146,8 @@ pub struct Surroundings<'a> {
     pub routes: &'a Routes,
     /// Whether a member can be dialled now: it is known where it is, and it was not tried just now.
     pub can_dial: &'a dyn Fn(&PeerKey) -> bool,
+    /// Whether the last dial of a member failed: others are tried first.
+    pub has_failed: &'a dyn Fn(&PeerKey) -> bool,
 }
 
 impl Overlay {
@@ -127,6 +157,7 @@ impl Overlay {
             me,
             zone: String::new(),
             members: BTreeMap::new(),
+            by_hash: Vec::new(),
             links: BTreeMap::new(),
             dialled: BTreeMap::new(),
             wanted: BTreeMap::new(),
@@ -134,6 +165,8 @@ impl Overlay {
             trial: None,
             trial_at: Duration::ZERO,
             island_at: Duration::ZERO,
+            drop_at: Duration::ZERO,
+            chosen_at: Duration::ZERO,
             random,
         }
     }
@@ -153,22 +186,33 @@ impl Overlay {
             };
             self.members.entry(peer).or_insert_with(new).zone = zone;
         }
+        let mut by_hash: Vec<(u64, PeerKey)> = self.members.iter().map(|(peer, member)| (member.hash, *peer)).collect();
+        by_hash.sort_unstable_by(|one, other| other.cmp(one));
+        self.by_hash = by_hash.into_iter().map(|(_, peer)| peer).collect();
     }
 
     /// A link is up.
     pub fn up(&mut self, now: Duration, peer: PeerKey) {
-        let reason = self.dialled.remove(&peer).map_or(Reason::Sought, |(reason, _)| reason);
-        self.links.insert(peer, Link { since: now, reason, measured: 0 });
+        let reason = self.dialled.remove(&peer).map_or(Reason::Sought, |dial| dial.reason);
+        self.links.insert(peer, Link { since: now, reason, measured: 0, is_suspect: false });
     }
 
-    /// A round trip of a link was measured.
-    pub fn measured(&mut self, peer: PeerKey, rtt_micros: u64) {
+    /// A link may be dead, or has shown that it is not.
+    pub fn suspected(&mut self, peer: PeerKey, is_suspect: bool) {
         if let Some(link) = self.links.get_mut(&peer) {
-            link.measured = link.measured.saturating_add(1);
+            link.is_suspect = is_suspect;
         }
+    }
+
+    /// A round trip of a link was measured. Whether that may change what [`Overlay::choose`] says.
+    pub fn measured(&mut self, peer: PeerKey, rtt_micros: u64) -> bool {
         if let Some(member) = self.members.get_mut(&peer) {
             member.rtt_micros = Some(rtt_micros);
         }
+        let Some(link) = self.links.get_mut(&peer) else { return false };
+        link.measured = link.measured.saturating_add(1);
+        let is_judged = self.trial.is_some_and(|(trial, _)| trial == peer) && link.measured >= TRIAL_MEASURED;
+        is_judged || self.links.len() > DEGREE_MAX
     }
 
     /// A link is gone.
@@ -187,7 +231,11 @@ impl Overlay {
     /// A wanted member is being dialled; [`Overlay::up`] or [`Overlay::failed`] follows.
     pub fn dialled(&mut self, now: Duration, peer: PeerKey) {
         let reason = self.wanted.remove(&peer).unwrap_or(Reason::Sought);
-        self.dialled.insert(peer, (reason, now + DIAL));
+        let [least, most, unknown] = PROMPT;
+        let guess = self.members.get(&peer).map(|member| self.guess(member, &self.guesses()));
+        let known = guess.filter(|guess| *guess != u64::MAX).map(Duration::from_micros);
+        let prompt = known.map_or(unknown, |rtt| (rtt * PROMPT_RTTS).clamp(least, most));
+        self.dialled.insert(peer, Dial { since: now, reason, counts_until: now + prompt });
     }
 
     /// It could not be dialled.
@@ -207,14 +255,31 @@ impl Overlay {
 
     /// Whether there are fewer links than there should be: those that cannot be dialled now are to be tried again.
     pub fn is_short(&self) -> bool {
-        self.links.len() + self.dialled.len() < DEGREE.min(self.members.len())
+        self.held().count() < DEGREE.min(self.members.len())
+    }
+
+    /// The links that nobody doubts.
+    fn settled(&self) -> impl Iterator<Item = (&PeerKey, &Link)> {
+        self.links.iter().filter(|(_, link)| !link.is_suspect)
+    }
+
+    /// Dials that may soon be links, as of the last [`Overlay::choose`].
+    fn prompt(&self) -> impl Iterator<Item = &PeerKey> {
+        self.dialled.iter().filter(|(_, dial)| dial.counts_until > self.chosen_at).map(|(peer, _)| peer)
+    }
+
+    fn held(&self) -> impl Iterator<Item = &PeerKey> {
+        self.settled().map(|(peer, _)| peer).chain(self.prompt())
     }
 
     /// When to choose again even if nothing happens.
     pub fn poll_timeout(&self) -> Option<Duration> {
         let next_trial = (!self.is_short()).then_some(self.trial_at);
         let trial = self.trial.map(|(_, until)| until).or(next_trial);
-        (self.members.len() > FULL).then(|| trial.map_or(self.island_at, |trial| trial.min(self.island_at)))
+        let prompt = self.dialled.values().map(|dial| dial.counts_until).filter(|at| *at > self.chosen_at);
+        let drop = (self.settled().count() > DEGREE_MAX).then_some(self.drop_at).filter(|at| *at > self.chosen_at);
+        let is_large = self.members.len() > FULL;
+        trial.into_iter().chain(prompt).chain(drop).chain([self.island_at]).min().filter(|_| is_large)
     }
 
     /// Why a link is held.
@@ -229,75 +294,98 @@ impl Overlay {
 
     /// Decides anew whom to dial and whom to let go.
     pub fn choose(&mut self, now: Duration, around: &Surroundings<'_>) {
+        self.chosen_at = now;
         self.wanted.clear();
-        self.dialled.retain(|_, (_, until)| *until > now);
-        let is_open = |(peer, member): &(&PeerKey, &Member)| {
-            let is_known = self.links.contains_key(*peer) || self.dialled.contains_key(*peer);
-            !is_known && member.passed_over_until <= now && (around.can_dial)(peer)
+        self.dialled.retain(|_, dial| dial.since + DIAL > now);
+        let held: BTreeSet<PeerKey> = self.held().copied().collect();
+        let is_short = held.len() < DEGREE.min(self.members.len());
+        let is_time = self.island_at <= now || self.trial_at <= now;
+        // To look at all members is worth while only where somebody is sought.
+        let open = match is_short || is_time || self.lacks_ways_out(&held) {
+            true => self.open(now, around),
+            false => Vec::new(),
         };
-        let open: Vec<PeerKey> = self.members.iter().filter(is_open).map(|(peer, _)| *peer).collect();
         if self.members.len() <= FULL {
             self.wanted = open.into_iter().map(|peer| (peer, Reason::Few)).collect();
             return;
         }
-        let held = self.links.len() + self.dialled.len();
-        // What is far is sought also where others have filled the links; what is near, only where links are missing.
-        let needed = self.needed(&open);
-        self.wanted.extend(needed.into_iter().take(DEGREE_MAX.saturating_sub(held)));
-        let lack = DEGREE.saturating_sub(held + self.wanted.len());
-        if lack > 0 {
-            let near: Vec<PeerKey> = open.iter().filter(|peer| !self.wanted.contains_key(peer)).copied().collect();
-            let nearest = self.nearest(near, lack);
-            self.wanted.extend(nearest.into_iter().map(|peer| (peer, Reason::Near)));
-        }
+        self.seek(&held, &open, around);
         self.seek_islands(now, &open, around);
-        self.try_one(now, held < DEGREE, &open, around);
-        if self.links.len() > DEGREE_MAX
-            && let Some(worst) = self.worst(now, around)
-        {
-            self.drops.push_back((worst, LetGo::TooMany));
+        self.try_one(now, is_short, &open, around);
+        if self.settled().count() > DEGREE_MAX && self.drop_at <= now {
+            self.drop_at = now + DROP_EVERY + Duration::from_millis(self.chance(DROP_JITTER_MS) as u64);
+            let worst = self.worst(now, around);
+            self.drops.extend(worst.map(|worst| (worst, LetGo::TooMany)));
         }
     }
 
+    /// The members that can be dialled, those with the greatest hashes first.
+    fn open(&self, now: Duration, around: &Surroundings<'_>) -> Vec<PeerKey> {
+        let is_open = |peer: &&PeerKey| {
+            let is_known = self.links.contains_key(*peer) || self.dialled.contains_key(*peer);
+            let is_passed_over = self.members.get(*peer).is_none_or(|member| member.passed_over_until > now);
+            !is_known && !is_passed_over && (around.can_dial)(peer)
+        };
+        self.by_hash.iter().filter(is_open).copied().collect()
+    }
+
+    /// Fills up what is missing: ways out also where others have filled the links, what is near only where links are missing.
+    fn seek(&mut self, held: &BTreeSet<PeerKey>, open: &[PeerKey], around: &Surroundings<'_>) {
+        let room = DIALS.saturating_sub(self.dialled.len()).min(DIALS_PROMPT.saturating_sub(self.prompt().count()));
+        let needed = self.needed(held, open);
+        self.wanted.extend(needed.into_iter().take(DEGREE_MAX.saturating_sub(held.len()).min(room)));
+        let lack = DEGREE.saturating_sub(held.len() + self.wanted.len()).min(room - self.wanted.len());
+        if lack > 0 {
+            let near: Vec<PeerKey> = open.iter().filter(|peer| !self.wanted.contains_key(peer)).copied().collect();
+            let nearest = self.nearest(near, lack, around);
+            self.wanted.extend(nearest.into_iter().map(|peer| (peer, Reason::Near)));
+        }
+    }
+
+    fn zone_of(&self, peer: &PeerKey) -> Option<&str> {
+        self.members.get(peer).map(|member| member.zone.as_str())
+    }
+
+    /// The zones of some members, and the own one.
+    fn zones<'a>(&'a self, held: impl IntoIterator<Item = &'a PeerKey>) -> BTreeSet<&'a str> {
+        let zones = held.into_iter().filter_map(|peer| self.zone_of(peer));
+        zones.chain([self.zone.as_str()]).collect()
+    }
+
+    /// The members with the greatest hashes.
+    fn far(&self) -> &[PeerKey] {
+        &self.by_hash[..FAR_OF.min(self.by_hash.len())]
+    }
+
+    fn lacks_ways_out(&self, held: &BTreeSet<PeerKey>) -> bool {
+        self.zones(held).len() <= ZONES || self.far().iter().filter(|peer| held.contains(peer)).count() < FAR
+    }
+
     /// Whom to link so that the mesh stays in one piece: other zones first.
-    fn needed(&self, open: &[PeerKey]) -> Vec<(PeerKey, Reason)> {
-        let held: BTreeSet<&PeerKey> = self.links.keys().chain(self.dialled.keys()).collect();
-        let zone_of = |peer: &PeerKey| self.members.get(peer).map(|member| member.zone.as_str());
-        let mut zones: BTreeSet<&str> = held.iter().filter_map(|peer| zone_of(peer)).collect();
-        zones.insert(&self.zone);
-        let hash = |peer: &PeerKey| self.members.get(peer).map_or(0, |member| member.hash);
-        let mut by_hash = open.to_vec();
-        by_hash.sort_unstable_by_key(|peer| std::cmp::Reverse((hash(peer), *peer)));
+    fn needed(&self, held: &BTreeSet<PeerKey>, open: &[PeerKey]) -> Vec<(PeerKey, Reason)> {
+        let mut zones = self.zones(held);
         let mut needed = Vec::new();
-        for peer in &by_hash {
+        for peer in open {
             // The own zone is one of them.
-            if zones.len() <= ZONES && zone_of(peer).is_some_and(|zone| zones.insert(zone)) {
+            if zones.len() <= ZONES && self.zone_of(peer).is_some_and(|zone| zones.insert(zone)) {
                 needed.push((*peer, Reason::Zone));
             }
         }
         let far = self.far();
         let lacking = FAR.saturating_sub(far.iter().filter(|peer| held.contains(peer)).count());
-        needed.extend(by_hash.iter().filter(|peer| far.contains(peer)).take(lacking).map(|peer| (*peer, Reason::Far)));
+        needed.extend(open.iter().filter(|peer| far.contains(peer)).take(lacking).map(|peer| (*peer, Reason::Far)));
         needed
     }
 
-    /// So many members that are, or seem, the nearest; of those that seem equally near, the hash decides.
-    fn nearest(&self, mut open: Vec<PeerKey>, count: usize) -> Vec<PeerKey> {
+    /// So many members that are, or seem, the nearest, those that failed last; of those that seem equally near, the hash
+    /// decides.
+    fn nearest(&self, mut open: Vec<PeerKey>, count: usize, around: &Surroundings<'_>) -> Vec<PeerKey> {
         let guesses = self.guesses();
-        let hash = |peer: &PeerKey| self.members.get(peer).map_or(0, |member| member.hash);
-        open.sort_by_cached_key(|peer| (self.guess(peer, &guesses), std::cmp::Reverse(hash(peer))));
+        let guess = |peer: &PeerKey| self.members.get(peer).map(|member| self.guess(member, &guesses));
+        // Stable: they come by hash.
+        open.sort_by_cached_key(|peer| ((around.has_failed)(peer), guess(peer)));
         open.truncate(count);
         open
-    }
-
-    /// The members with the greatest hashes.
-    fn far(&self) -> BTreeSet<PeerKey> {
-        let mut all: Vec<(u64, PeerKey)> = self.members.iter().map(|(peer, member)| (member.hash, *peer)).collect();
-        let first = all.len().saturating_sub(FAR_OF);
-        if first > 0 {
-            all.select_nth_unstable(first);
-        }
-        all[first..].iter().map(|(_, peer)| *peer).collect()
     }
 
     /// The least round trip that was measured in each zone, microseconds.
@@ -311,8 +399,7 @@ impl Overlay {
     }
 
     /// What a round trip to a member takes, or may take: in the own zone next to nothing, elsewhere as to others there.
-    fn guess(&self, peer: &PeerKey, guesses: &BTreeMap<&str, u64>) -> u64 {
-        let Some(member) = self.members.get(peer) else { return u64::MAX };
+    fn guess(&self, member: &Member, guesses: &BTreeMap<&str, u64>) -> u64 {
         let otherwise = if member.zone == self.zone { 0 } else { u64::MAX };
         member.rtt_micros.or_else(|| guesses.get(member.zone.as_str()).copied()).unwrap_or(otherwise)
     }
@@ -335,7 +422,7 @@ impl Overlay {
     /// Begins a trial where it is time for one, and ends one.
     fn try_one(&mut self, now: Duration, is_short: bool, open: &[PeerKey], around: &Surroundings<'_>) {
         if let Some((peer, until)) = self.trial {
-            let is_measured = self.links.get(&peer).is_some_and(|link| link.measured >= 2);
+            let is_measured = self.links.get(&peer).is_some_and(|link| link.measured >= TRIAL_MEASURED);
             if is_measured {
                 self.judge(now, peer, around);
             }
@@ -385,13 +472,12 @@ impl Overlay {
     /// The link with the longest round trip of those that are not needed.
     fn worst(&self, now: Duration, around: &Surroundings<'_>) -> Option<PeerKey> {
         let far = self.far();
-        let zone_of = |peer: &PeerKey| self.members.get(peer).map(|member| member.zone.as_str());
-        let in_zone = |zone: Option<&str>| self.links.keys().filter(|peer| zone_of(peer) == zone).count();
+        let in_zone = |zone: Option<&str>| self.settled().filter(|(peer, _)| self.zone_of(peer) == zone).count();
         let is_needed = |peer: &PeerKey| {
-            let is_far = far.contains(peer) && self.links.keys().filter(|peer| far.contains(peer)).count() <= FAR;
-            is_far || in_zone(zone_of(peer)) == 1
+            let is_far = far.contains(peer) && self.settled().filter(|(peer, _)| far.contains(peer)).count() <= FAR;
+            is_far || in_zone(self.zone_of(peer)) == 1
         };
-        let old = self.links.iter().filter(|(_, link)| link.since + YOUNG <= now);
+        let old = self.settled().filter(|(_, link)| link.since + YOUNG <= now);
         let goes_already = |peer: &PeerKey| self.drops.iter().any(|(dropped, _)| dropped == peer);
         let free = old.filter(|(peer, _)| !is_needed(peer) && !goes_already(peer));
         let rtt = |peer: &PeerKey| self.members.get(peer).and_then(|member| member.rtt_micros);

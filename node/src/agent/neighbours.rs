@@ -1,37 +1,22 @@
 //! Whom to hold links to, and what this node says of its links.
 //!
-//! Whom `transport::Overlay` wants is dialled until it is linked, with jittered backoff; the addresses come from the ticket,
+//! Whom `transport::Overlay` wants is dialled until it is linked (`transport::Dials`); the addresses come from the ticket,
 //! from `link` documents and from mDNS. Changes of links are gathered over 50 ms and damped, doubling to 10 s, before they are
 //! written to `link/<id>`, so that a flapping link does not flood the fleet (PROTOCOL 6).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 
 use crdt::id::{DeviceId, Key, Time};
 use crdt::schema::{DocumentName, Kind};
 use crdt::sync::{Edit, Input, LinkId};
 use crdt::view;
-use transport::{LetGo, Overlay, PeerKey, Reason, Routes, Surroundings};
+use transport::{Dials, Gathering, PeerKey, REPORT_DAMP_MAX, REPORT_LATER, REPORT_SOON, Reason};
 
 use super::events::let_go_text;
 use super::link_document::{LinkDocument, Report};
-use super::routing::moment;
+use super::routing::{moment, time};
 use super::{Node, NodeEvent, announced};
 
-/// Backoff of dials: 200 ms doubling to 15 s, half as much more or less by chance.
-const BACKOFF_MS: RangeInclusive<u64> = 200..=15_000;
-/// It goes on doubling to this, milliseconds, where other devices lead to the peer: then nobody waits for the link.
-const BACKOFF_REACHED_MS: u64 = 240_000;
-/// After a session that either side closed for a reason, milliseconds.
-const CLOSED_BACKOFF_MS: u64 = 10_000;
-/// A dial that says nothing is over after this many milliseconds.
-const DIAL_MS: u64 = 20_000;
-/// Links are gathered for this long before they are written, milliseconds.
-const GATHER_MS: u64 = 50;
-/// What links are like is gathered for longer, milliseconds: nobody waits for it.
-const MEASURED_MS: u64 = 1_000;
-/// The longest damping of link reports, milliseconds.
-const DAMP_MS_MAX: u64 = 10_000;
 /// Most addresses of a peer, without those that mDNS found.
 const ADDRESSES_MAX: usize = 16;
 /// Most addresses of a peer that mDNS found. Anyone on the local network can say anything there.
@@ -43,22 +28,12 @@ struct Peer {
     addresses: Vec<String>,
     /// From mDNS, which proves nothing: they are tried after the others.
     found: Vec<String>,
-    is_member: bool,
-    is_up: bool,
-    /// Whether a way leads there.
-    is_reached: bool,
-    failures: u32,
-    next_try: Time,
     errors: Vec<String>,
     /// When this node's own session ended, milliseconds since 1970.
     lost_ms: Option<u64>,
 }
 
 impl Peer {
-    fn is_known_somewhere(&self) -> bool {
-        !self.addresses.is_empty() || !self.found.is_empty()
-    }
-
     /// In the order in which they are tried.
     fn all_addresses(&self) -> Vec<String> {
         let found = self.found.iter().filter(|address| !self.addresses.contains(address));
@@ -66,53 +41,26 @@ impl Peer {
     }
 }
 
-/// A dial that is due.
-#[derive(Debug)]
-struct Dial {
-    peer: Key,
-    addresses: Vec<String>,
-    /// Why; none where the peer is no member yet.
-    why: Option<Reason>,
-    /// Whether the one before came to nothing.
-    has_failed: bool,
-}
-
 /// The node's knowledge of its peers.
 #[derive(Debug)]
 pub(crate) struct Neighbours {
+    /// Those that were members or had a ticket at some time.
     peers: BTreeMap<Key, Peer>,
-    overlay: Overlay,
-    /// Something happened that the overlay may have to answer.
-    is_to_choose: bool,
+    dials: Dials,
     /// What each device says of its links.
     pub(super) reported: BTreeMap<DeviceId, LinkDocument>,
-    report_at: Option<Time>,
-    last_report: Time,
-    damp_ms: u64,
-    random: u64,
-    /// When the overlay was asked last.
-    chosen_at: Time,
+    /// When this node says what its links are.
+    report: Gathering,
 }
 
 impl Neighbours {
     pub(super) fn new(me: Key, random: u64) -> Neighbours {
         Neighbours {
             peers: BTreeMap::new(),
-            overlay: Overlay::new(PeerKey(me.0), random),
-            is_to_choose: false,
+            dials: Dials::new(PeerKey(me.0), random),
             reported: BTreeMap::new(),
-            report_at: None,
-            last_report: Time(0),
-            damp_ms: GATHER_MS,
-            random,
-            chosen_at: Time(0),
+            report: Gathering::new(REPORT_SOON, REPORT_DAMP_MAX),
         }
-    }
-
-    fn jittered(&mut self, millis: u64) -> u64 {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let share = (self.random >> 33) % 1001;
-        millis / 2 + millis * share / 1000
     }
 
     /// Takes over who belongs to the fleet. Someone who was let in before that was known is linked from now on.
@@ -125,154 +73,84 @@ impl Neighbours {
         sessions: &BTreeSet<Key>,
     ) {
         self.peers.retain(|key, _| !removed.contains(key));
-        let zones = members.iter().map(|(key, zone)| (PeerKey(key.0), zone.clone()));
-        self.overlay.members(own_zone, zones.collect());
-        self.is_to_choose = true;
-        for member in members.into_keys() {
-            let known = self.peers.entry(member).or_default();
-            if !std::mem::replace(&mut known.is_member, true) && sessions.contains(&member) {
-                self.link_up(now, member);
-            }
+        let keys = |keys: &BTreeSet<Key>| keys.iter().map(|key| PeerKey(key.0)).collect::<BTreeSet<PeerKey>>();
+        let members = members.into_iter().map(|(key, zone)| (PeerKey(key.0), zone)).collect();
+        if self.dials.members(moment(now), own_zone, members, &keys(removed), &keys(sessions)) {
+            self.schedule_report(now);
         }
     }
 
     /// The newest addresses come first, in the order in which the peer prefers them.
-    /// One that is new is tried soon.
     pub(super) fn add_addresses(&mut self, now: Time, peer: Key, addresses: Vec<String>) {
-        let wait = self.jittered(*BACKOFF_MS.start());
-        let known = self.peers.entry(peer).or_default();
-        if known.failures > 0 && addresses.iter().any(|address| !known.addresses.contains(address)) {
-            known.failures = 0;
-            known.next_try = known.next_try.min(now.plus_millis(wait));
+        if addresses.is_empty() {
+            return;
         }
+        let known = self.peers.entry(peer).or_default();
+        let is_new = addresses.iter().any(|address| !known.addresses.contains(address));
         put_first(&mut known.addresses, addresses, ADDRESSES_MAX);
-        self.is_to_choose = true;
+        self.dials.located(moment(now), PeerKey(peer.0), is_new);
     }
 
     /// A peer was seen on the local network: members are dialled at once.
     pub(super) fn discovered(&mut self, now: Time, peer: Key, addresses: Vec<String>) {
-        if let Some(known) = self.peers.get_mut(&peer).filter(|known| known.is_member) {
-            put_first(&mut known.found, addresses, FOUND_MAX);
-            known.next_try = known.next_try.min(now);
-            self.is_to_choose = true;
+        if !addresses.is_empty() && self.dials.seen(moment(now), PeerKey(peer.0)) {
+            put_first(&mut self.peers.entry(peer).or_default().found, addresses, FOUND_MAX);
         }
     }
 
     /// A session is up. One with a stranger is none yet.
     pub(super) fn link_up(&mut self, now: Time, peer: Key) {
-        let Some(known) = self.peers.get_mut(&peer) else { return };
-        known.is_up = true;
-        known.failures = 0;
-        known.errors.clear();
-        self.overlay.up(moment(now), PeerKey(peer.0));
-        self.is_to_choose = true;
-        self.schedule_report(now);
+        if self.dials.up(moment(now), PeerKey(peer.0)) {
+            self.peers.entry(peer).or_default().errors.clear();
+            self.schedule_report(now);
+        }
     }
 
     pub(super) fn link_down(&mut self, now: Time, wall_ms: u64, peer: Key) {
-        let wait = self.jittered(*BACKOFF_MS.start());
-        let Some(known) = self.peers.get_mut(&peer) else { return };
-        known.is_up = false;
-        known.next_try = now.plus_millis(wait);
-        known.lost_ms = Some(wall_ms);
-        self.overlay.down(moment(now), PeerKey(peer.0));
-        self.is_to_choose = true;
-        self.schedule_report(now);
+        if self.dials.down(moment(now), PeerKey(peer.0)) {
+            self.peers.entry(peer).or_default().lost_ms = Some(wall_ms);
+            self.schedule_report(now);
+        }
     }
 
     /// This node ended the session: the peer is tried again, later.
     pub(super) fn link_closed(&mut self, now: Time, wall_ms: u64, peer: Key, reason: &str) {
-        self.link_down(now, wall_ms, peer);
-        let wait = self.jittered(CLOSED_BACKOFF_MS);
-        if let Some(known) = self.peers.get_mut(&peer) {
-            known.errors = vec![reason.to_owned()];
-            known.next_try = now.plus_millis(wait);
+        if self.dials.closed(moment(now), PeerKey(peer.0)) {
+            let known = self.peers.entry(peer).or_default();
+            (known.lost_ms, known.errors) = (Some(wall_ms), vec![reason.to_owned()]);
+            self.schedule_report(now);
         }
     }
 
     pub(super) fn dial_failed(&mut self, now: Time, peer: Key, errors: Vec<String>) {
-        let Some((failures, is_reached)) = self.peers.get(&peer).map(|known| (known.failures, known.is_reached)) else {
-            return;
-        };
-        let most = if is_reached { BACKOFF_REACHED_MS } else { *BACKOFF_MS.end() };
-        let backoff = (BACKOFF_MS.start() << failures.min(20)).min(most);
-        let wait = self.jittered(backoff);
+        self.dials.failed(moment(now), PeerKey(peer.0));
         if let Some(known) = self.peers.get_mut(&peer) {
-            known.failures += 1;
-            known.next_try = now.plus_millis(wait);
             known.errors = errors;
         }
-        self.overlay.failed(PeerKey(peer.0));
-        self.is_to_choose = true;
     }
 
     /// A round trip to a peer was measured.
     pub(super) fn round_trip(&mut self, peer: Key, micros: u64) {
-        self.overlay.measured(PeerKey(peer.0), micros);
-        self.is_to_choose = true;
+        self.dials.measured(PeerKey(peer.0), micros);
     }
 
     /// Why a link with a peer is held.
     pub(crate) fn reason(&self, peer: &Key) -> Option<Reason> {
-        self.overlay.reason(&PeerKey(peer.0))
+        self.dials.reason(&PeerKey(peer.0))
     }
 
-    /// Other devices lead to a peer, or no longer. Where that changes it has begun to run, or the mesh has come apart: it is
-    /// dialled as if for the first time.
-    pub(super) fn reach_changed(&mut self, now: Time, peer: Key, is_reached: bool) {
-        let wait = self.jittered(*BACKOFF_MS.start());
-        let Some(known) = self.peers.get_mut(&peer) else { return };
-        if std::mem::replace(&mut known.is_reached, is_reached) != is_reached && known.failures > 0 {
-            known.failures = 0;
-            known.next_try = known.next_try.min(now.plus_millis(wait));
-        }
+    /// Other devices lead to a peer, or no longer.
+    pub(super) fn reach_changed(&mut self, now: Time, peer: PeerKey, is_reached: bool) {
+        self.dials.reach_changed(moment(now), peer, is_reached);
     }
 
     pub(super) fn try_all_now(&mut self, now: Time) {
-        for peer in self.peers.values_mut() {
-            peer.failures = 0;
-            peer.next_try = now;
-        }
-        self.is_to_choose = true;
+        self.dials.try_all_now(moment(now));
     }
 
     /// When the next dial is due, or the overlay is to be asked again.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        if self.is_to_choose {
-            return Some(Time(0));
-        }
-        // Those that can be dialled already are not wanted, unless they are no members.
-        let can_wait = |peer: &Peer| peer.next_try > self.chosen_at || !peer.is_member;
-        let is_sought = |peer: &Peer| !peer.is_member || self.overlay.is_short();
-        let waits = |peer: &&Peer| !peer.is_up && peer.is_known_somewhere() && is_sought(peer) && can_wait(peer);
-        let dial = self.peers.values().filter(waits).map(|peer| peer.next_try).min();
-        let overlay = self.overlay.poll_timeout().map(|at| Time(u64::try_from(at.as_micros()).unwrap_or(u64::MAX)));
-        dial.into_iter().chain(overlay).min()
-    }
-
-    /// Asks the overlay where something happened, or it is time. Whom to dial, and whose links to close and why.
-    fn take_due(&mut self, now: Time, routes: &Routes) -> (Vec<Dial>, Vec<(Key, LetGo)>) {
-        if self.poll_timeout().is_none_or(|at| at > now) {
-            return Default::default();
-        }
-        (self.is_to_choose, self.chosen_at) = (false, now);
-        let peers = &self.peers;
-        let is_due = |peer: &Peer| !peer.is_up && peer.is_known_somewhere() && peer.next_try <= now;
-        let can_dial = |peer: &PeerKey| peers.get(&Key(peer.0)).is_some_and(is_due);
-        self.overlay.choose(moment(now), &Surroundings { routes, can_dial: &can_dial });
-        let wanted = self.overlay.wanted().clone();
-        wanted.keys().for_each(|peer| self.overlay.dialled(moment(now), *peer));
-        let mut due = Vec::new();
-        for (key, peer) in &mut self.peers {
-            // Who is no member, as far as is known, is known from a ticket: it leads to the others.
-            let why = wanted.get(&PeerKey(key.0)).copied();
-            if is_due(peer) && (!peer.is_member || why.is_some()) {
-                peer.next_try = now.plus_millis(DIAL_MS);
-                due.push(Dial { peer: *key, addresses: peer.all_addresses(), why, has_failed: peer.failures > 0 });
-            }
-        }
-        let drops = std::iter::from_fn(|| self.overlay.poll_drop()).map(|(peer, why)| (Key(peer.0), why)).collect();
-        (due, drops)
+        self.dials.poll_timeout().map(time)
     }
 
     /// What the last dial of a peer failed with.
@@ -310,38 +188,23 @@ impl Neighbours {
     }
 
     /// A link is suspect, or no longer.
-    pub(super) fn suspicion_changed(&mut self, now: Time) {
+    pub(super) fn suspicion_changed(&mut self, now: Time, peer: Key, is_suspect: bool) {
+        self.dials.suspected(PeerKey(peer.0), is_suspect);
         self.schedule_report(now);
     }
 
     /// What a link is like left its dead-bands, or what the device runs on changed; others who use a link that is much worse
     /// hear of it as soon as of one that is gone.
     pub(super) fn link_measured(&mut self, now: Time, is_much_worse: bool) {
-        self.report_after(now, if is_much_worse { GATHER_MS } else { MEASURED_MS });
+        self.report.ask(moment(now), if is_much_worse { REPORT_SOON } else { REPORT_LATER });
     }
 
     fn schedule_report(&mut self, now: Time) {
-        self.report_after(now, GATHER_MS);
-    }
-
-    fn report_after(&mut self, now: Time, gather_ms: u64) {
-        let at = self.last_report.plus_millis(self.damp_ms).max(now.plus_millis(gather_ms));
-        self.report_at = Some(self.report_at.map_or(at, |earlier| earlier.min(at)));
+        self.report.ask(moment(now), REPORT_SOON);
     }
 
     pub(super) fn report_timeout(&self) -> Option<Time> {
-        self.report_at
-    }
-
-    fn take_report(&mut self, now: Time) -> bool {
-        if self.report_at.is_none_or(|at| at > now) {
-            return false;
-        }
-        let is_quiet = now > self.last_report.plus_millis(DAMP_MS_MAX);
-        self.damp_ms = if is_quiet { GATHER_MS } else { (self.damp_ms * 2).min(DAMP_MS_MAX) };
-        self.last_report = now;
-        self.report_at = None;
-        true
+        self.report.poll_timeout().map(time)
     }
 }
 
@@ -357,17 +220,18 @@ impl Node {
             return;
         }
         let now = self.now();
-        let (due, drops) = self.neighbours.take_due(now, &self.routing.routes);
-        for dial in due {
+        let due = self.neighbours.dials.due(moment(now), &self.routing.routes);
+        for dial in due.dial {
             if let Some(why) = dial.why.filter(|_| !dial.has_failed) {
-                self.emit(NodeEvent::seeks(&self.named(dial.peer.device()), why));
+                self.emit(NodeEvent::seeks(&self.named(Key(dial.peer.0).device()), why));
             }
-            if let Err(error) = self.mesh.dial(PeerKey(dial.peer.0), dial.addresses) {
+            let addresses = self.neighbours.addresses(&Key(dial.peer.0));
+            if let Err(error) = self.mesh.dial(dial.peer, addresses) {
                 tracing::debug!(%error, "a dial was not taken");
             }
         }
-        for (peer, why) in drops {
-            if let Some(link) = self.sessions.link_with(&peer) {
+        for (peer, why) in due.close {
+            if let Some(link) = self.sessions.link_with(&Key(peer.0)) {
                 self.close_link(link, let_go_text(why));
                 self.effects();
             }
@@ -376,7 +240,7 @@ impl Node {
 
     /// A dial came to nothing. Watchers hear of the first one of a row.
     pub(super) fn dial_failed(&mut self, peer: Key, errors: Vec<String>) {
-        if self.neighbours.peers.get(&peer).is_some_and(|known| known.failures == 0) {
+        if !self.neighbours.dials.has_failed(&PeerKey(peer.0)) {
             self.emit(NodeEvent::dial_failed(&self.named(peer.device()), &errors));
         }
         self.neighbours.dial_failed(self.now(), peer, errors);
@@ -399,7 +263,7 @@ impl Node {
     /// Writes what changed of this node's links.
     pub(super) fn report_links(&mut self) {
         let now = self.now();
-        if !self.neighbours.take_report(now) || self.full.is_some() {
+        if !self.neighbours.report.take(moment(now)) || self.full.is_some() {
             return;
         }
         let document = DocumentName::of_device(Kind::Link, &self.device());
@@ -452,89 +316,10 @@ mod tests {
         Key([number; 32])
     }
 
-    fn neighbours_of(peers: &[u8]) -> Neighbours {
-        let mut neighbours = Neighbours::new(peer(0), 1);
-        let members = peers.iter().map(|number| (peer(*number), String::new())).collect();
-        neighbours.set_members(Time(1), String::new(), members, &BTreeSet::new(), &BTreeSet::new());
-        neighbours
-    }
-
     fn due(neighbours: &mut Neighbours, now: Time) -> Vec<(Key, Vec<String>)> {
-        let (due, _) = neighbours.take_due(now, &Routes::new(PeerKey([0; 32])));
-        due.into_iter().map(|dial| (dial.peer, dial.addresses)).collect()
-    }
-
-    /// How long a peer waits that cannot be dialled now, milliseconds.
-    fn wait(neighbours: &mut Neighbours, now: Time) -> u64 {
-        assert!(due(neighbours, now).is_empty());
-        neighbours.poll_timeout().map_or(0, |at| at.0 - now.0) / 1000
-    }
-
-    #[test]
-    fn members_with_addresses_are_dialled_with_backoff() {
-        let mut neighbours = neighbours_of(&[1, 2]);
-        let mut now = Time(1_000_000);
-        assert!(
-            due(&mut neighbours, now).is_empty() && neighbours.poll_timeout().is_none(),
-            "nobody knows where they are"
-        );
-        let addresses = |number: u8| vec![format!("/ip4/127.0.0.1/tcp/{number}")];
-        neighbours.add_addresses(now, peer(1), addresses(1));
-        let mut waits = Vec::new();
-        for _ in 0..12 {
-            now = now.max(neighbours.poll_timeout().expect("a peer that is down is tried for ever"));
-            assert_eq!(due(&mut neighbours, now).len(), 1);
-            assert!(due(&mut neighbours, now).is_empty(), "one dial at a time");
-            neighbours.dial_failed(now, peer(1), Vec::new());
-            waits.push(wait(&mut neighbours, now));
-        }
-        assert!(waits[0] < 301 && waits[11] >= 7_500 && waits[11] <= 22_500, "{waits:?}");
-        let fail = |neighbours: &mut Neighbours| (0..20).for_each(|_| neighbours.dial_failed(now, peer(1), Vec::new()));
-        neighbours.reach_changed(now, peer(1), true);
-        fail(&mut neighbours);
-        assert!((120_000..=360_000).contains(&wait(&mut neighbours, now)), "others lead there");
-        neighbours.reach_changed(now, peer(1), true);
-        assert!(wait(&mut neighbours, now) >= 120_000, "nothing changed");
-        neighbours.reach_changed(now, peer(1), false);
-        assert!(wait(&mut neighbours, now) <= 300, "nobody leads there any more");
-        fail(&mut neighbours);
-        neighbours.add_addresses(now, peer(1), addresses(1));
-        assert!(wait(&mut neighbours, now) > 300, "it is said again");
-        neighbours.add_addresses(now, peer(1), addresses(2));
-        assert!(wait(&mut neighbours, now) <= 300, "a new address");
-        neighbours.link_up(now, peer(1));
-        assert_eq!(wait(&mut neighbours, now), 0);
-        assert_eq!(neighbours.poll_timeout(), None);
-        neighbours.link_down(now, 7, peer(1));
-        assert!((1..=300).contains(&wait(&mut neighbours, now)));
-    }
-
-    #[test]
-    fn of_many_members_some_are_dialled_and_a_link_too_many_is_closed() {
-        let all: Vec<u8> = (1..=40).collect();
-        let mut neighbours = neighbours_of(&all);
-        let now = Time(1_000_000);
-        all.iter().for_each(|number| neighbours.add_addresses(now, peer(*number), vec![number.to_string()]));
-        let dialled = due(&mut neighbours, now);
-        // And one to whom no way leads.
-        assert!((12..=13).contains(&dialled.len()), "{}", dialled.len());
-        assert!(due(&mut neighbours, now).is_empty());
-        all.iter().take(20).for_each(|number| {
-            neighbours.link_up(now, peer(*number));
-            neighbours.round_trip(peer(*number), 1_000 * u64::from(*number));
-        });
-        let mut routes = Routes::new(PeerKey([0; 32]));
-        let cost = transport::Cost::from_micros(1_000);
-        let links: Vec<_> = all.iter().take(20).map(|number| (PeerKey([*number; 32]), cost)).collect();
-        routes.report(PeerKey([0; 32]), &links);
-        for (key, _) in &links {
-            let others: Vec<_> = links.iter().filter(|(other, _)| other != key).copied().collect();
-            routes.report(*key, &others);
-        }
-        routes.update();
-        let later = now.plus_millis(20_000);
-        let (_, closed) = neighbours.take_due(later, &routes);
-        assert_eq!(closed.len(), 1, "{closed:?}");
+        let due = neighbours.dials.due(moment(now), &transport::Routes::new(PeerKey([0; 32])));
+        let keys = due.dial.iter().map(|dial| Key(dial.peer.0));
+        keys.map(|key| (key, neighbours.addresses(&key))).collect()
     }
 
     #[test]
@@ -577,21 +362,7 @@ mod tests {
         assert!(neighbours.peers.is_empty() && neighbours.report_timeout().is_none(), "strangers leave no trace");
         let members = [1, 2].map(|number| (peer(number), String::new())).into();
         neighbours.set_members(Time(3), String::new(), members, &BTreeSet::new(), &[peer(1)].into());
-        assert!(neighbours.peers[&peer(1)].is_up && !neighbours.peers[&peer(2)].is_up);
+        assert_eq!((neighbours.reason(&peer(1)), neighbours.reason(&peer(2))), (Some(Reason::Sought), None));
         assert!(neighbours.report_timeout().is_some(), "the link is reported now");
-    }
-
-    #[test]
-    fn a_flapping_link_is_reported_ever_more_rarely() {
-        let mut neighbours = Neighbours::new(peer(0), 1);
-        let mut reports = 0;
-        for millis in 0..60_000 {
-            let now = Time(1_000_000_000 + millis * 1000);
-            if millis % 20 == 0 {
-                neighbours.schedule_report(now);
-            }
-            reports += u32::from(neighbours.take_report(now));
-        }
-        assert!((8..20).contains(&reports), "{reports} reports in a minute");
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! Links are probed after two seconds of silence, and sooner where one may be dead (`transport::Liveness`): a suspect link
 //! is left at once, and closed when it stays silent. What a document says comes into effect within 20 ms, together with
-//! whatever else came; what happens to an own link at once. Where no way was measured yet, changes come from the device
-//! itself where a link to it is up, else from the peer over which its `link` document came first.
+//! whatever else came, and a little later where more comes all the time; what happens to an own link at once. Where no way
+//! was measured yet, changes come from the device itself where a link to it is up, else from the peer over which its `link`
+//! document came first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,7 +14,10 @@ use crdt::id::{DeviceId, Key, Time};
 use crdt::schema::{DocumentName, Kind, Value};
 use crdt::sync::{Input, LinkId, Parents};
 use crdt::view;
-use transport::{Cost, LinkKind, LinkState, Liveness, Measured, Meter, PeerKey, Routes, SessionId, Verdict};
+use transport::{
+    Cost, Gathering, LinkKind, LinkState, Liveness, Measured, Meter, PeerKey, Routes, SEARCH_DAMP_MAX_A_NODE,
+    SEARCH_SOON, SessionId, Verdict,
+};
 
 use super::events::{NAMED_MAX, RouteMove};
 use super::link_document::{Burden, state_of};
@@ -23,8 +27,6 @@ use super::{Node, NodeEvent, addresses};
 /// How long a link is silent before it is probed, milliseconds; and where this device pays for what it sends.
 const PROBE_MS: u64 = 2_000;
 const PROBE_MS_METERED: u64 = 15_000;
-/// What documents say is gathered for so long, milliseconds.
-const GATHER_MS: u64 = 20;
 /// Statements are gathered for so long before all documents are looked at again: a fleet that enrols brings thousands.
 const REREAD_MS: u64 = 500;
 
@@ -60,7 +62,7 @@ pub(crate) struct Routing {
     /// Peers over which the `link` documents of devices came that are not linked themselves.
     first_from: BTreeMap<DeviceId, DeviceId>,
     /// When ways are looked for again.
-    search_at: Option<Time>,
+    search: Gathering,
     /// The roster changed, so that what documents say may mean other devices: when they are looked at again.
     reread_at: Option<Time>,
     /// What makes this device's links dearer.
@@ -75,7 +77,7 @@ impl Routing {
             measuring: BTreeMap::new(),
             liveness: Liveness::default(),
             first_from: BTreeMap::new(),
-            search_at: None,
+            search: Gathering::new(SEARCH_SOON, SEARCH_SOON),
             reread_at: None,
             burden: Burden { is_metered, is_on_battery: false },
             next_hops: NextHops::default(),
@@ -111,14 +113,9 @@ impl Routing {
         self.liveness.is_suspect(SessionId(link.0))
     }
 
-    fn search_by(&mut self, at: Time) {
-        self.search_at = Some(self.search_at.map_or(at, |earlier| earlier.min(at)));
-    }
-
     /// When something is to be done.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        let alive = self.liveness.poll_timeout().map(|at| Time(u64::try_from(at.as_micros()).unwrap_or(u64::MAX)));
-        alive.into_iter().chain(self.search_at).min()
+        self.liveness.poll_timeout().into_iter().chain(self.search.poll_timeout()).min().map(time)
     }
 
     /// What is announced of a link, as far as it was measured.
@@ -141,6 +138,11 @@ impl Routing {
 /// The time as `transport` has it.
 pub(super) fn moment(now: Time) -> Duration {
     Duration::from_micros(now.0)
+}
+
+/// ... and as the engine has it.
+pub(super) fn time(at: Duration) -> Time {
+    Time(u64::try_from(at.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl Node {
@@ -200,7 +202,7 @@ impl Node {
         let links: Vec<(PeerKey, Cost)> = measured.collect();
         self.routing.routes.report(PeerKey(self.key.0), &links);
         let now = self.now();
-        self.routing.search_by(now);
+        self.routing.search.ask_at(moment(now));
     }
 
     /// This device's `environment` document changed: whether it runs on battery may have.
@@ -238,8 +240,10 @@ impl Node {
         self.report_of(device);
         if self.routing.routes.is_stale() {
             self.routing.next_hops.heard(device);
-            let soon = self.now().plus_millis(GATHER_MS);
-            self.routing.search_by(soon);
+            let now = moment(self.now());
+            let nodes = u32::try_from(self.neighbours.reported.len()).unwrap_or(u32::MAX);
+            self.routing.search.set_most(SEARCH_DAMP_MAX_A_NODE.saturating_mul(nodes));
+            self.routing.search.ask(now, SEARCH_SOON);
         }
     }
 
@@ -259,7 +263,7 @@ impl Node {
     pub(super) fn roster_changed(&mut self) {
         let soon = self.now().plus_millis(REREAD_MS);
         let at = *self.routing.reread_at.get_or_insert(soon);
-        self.routing.search_by(at);
+        self.routing.search.ask_at(moment(at));
     }
 
     /// Looks for ways, and tells the engine which ones are new.
@@ -270,11 +274,14 @@ impl Node {
             devices.into_iter().for_each(|device| self.report_of(device));
             self.own_links_changed();
         }
-        self.routing.search_at = self.routing.reread_at;
+        self.routing.search.take(moment(now));
+        if let Some(at) = self.routing.reread_at {
+            self.routing.search.ask_at(moment(at));
+        }
         let changed = self.routing.routes.update();
         for key in &changed {
             let is_reached = !self.routing.routes.ways(key).is_empty();
-            self.neighbours.reach_changed(now, Key(key.0), is_reached);
+            self.neighbours.reach_changed(now, *key, is_reached);
         }
         self.tell_moves(&changed);
         let devices: Vec<DeviceId> = changed.iter().map(|key| Key(key.0).device()).collect();
@@ -374,7 +381,7 @@ impl Node {
                 }
             }
         }
-        if self.routing.search_at.is_some_and(|at| at <= now) {
+        if self.routing.search.poll_timeout().is_some_and(|at| at <= moment(now)) {
             self.search();
             self.effects();
         }
@@ -382,16 +389,18 @@ impl Node {
 
     /// A link is not to be used, or is again: whatever went over it takes other ways at once, and all others hear of it.
     fn suspicion_changed(&mut self, link: LinkId) {
-        let Some(device) = self.sessions.get(&link).map(|session| session.peer.device()) else { return };
-        let (peer, id) = (self.named(device), SessionId(link.0));
+        let Some(peer) = self.sessions.get(&link).map(|session| session.peer) else { return };
+        let device = peer.device();
+        let (named, id) = (self.named(device), SessionId(link.0));
         let event = match self.routing.liveness.is_suspect(id) {
-            true => NodeEvent::link_suspect(&peer, self.routing.liveness.suspected(id)),
-            false => NodeEvent::link_cleared(&peer),
+            true => NodeEvent::link_suspect(&named, self.routing.liveness.suspected(id)),
+            false => NodeEvent::link_cleared(&named),
         };
         tracing::info!(peer = %device.short(), "{}", event.event);
         self.emit(event);
         let now = self.now();
-        self.neighbours.suspicion_changed(now);
+        let is_suspect = self.routing.is_suspect(&link);
+        self.neighbours.suspicion_changed(now, peer, is_suspect);
         self.link_changed(device);
         self.effects();
     }

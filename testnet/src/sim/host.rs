@@ -10,6 +10,7 @@ use transport::Liveness;
 
 use super::disk::Disk;
 use super::fleet::Fleet;
+use super::mesh::Mesh;
 use super::plan::Boundary;
 
 /// An input that waits for its node, with where it comes from.
@@ -64,6 +65,10 @@ pub(crate) struct Host {
     pub(crate) drew: bool,
     /// Which of its links it takes for dead.
     pub(crate) liveness: Liveness,
+    /// Whom it dials and which ways it takes, where hosts choose that.
+    pub(crate) mesh: Option<Mesh>,
+    /// The node that its ticket names, where it joined.
+    pub(crate) ticket: Option<usize>,
     /// Its next timer as the world has it, microseconds.
     pub(crate) timer_us: Option<u64>,
     /// A sync of what others sent is due.
@@ -94,6 +99,8 @@ impl Host {
             misbehaves: (0, 0, 0),
             drew: false,
             liveness: Liveness::default(),
+            mesh: None,
+            ticket: None,
             timer_us: None,
             group_sync: false,
             syncs_until_us: 0,
@@ -142,6 +149,7 @@ impl Host {
         self.requests.clear();
         self.dies_at = None;
         self.liveness = Liveness::default();
+        self.mesh = None;
         self.timer_us = None;
         self.group_sync = false;
         self.syncs_until_us = 0;
@@ -186,7 +194,8 @@ impl Host {
     /// Its next timer, microseconds.
     pub(crate) fn poll_timeout(&self) -> Option<u64> {
         let engine = self.engine.as_ref().and_then(Engine::poll_timeout).map(|Time(at)| at);
-        let alive = self.liveness.poll_timeout().and_then(|at| u64::try_from(at.as_micros()).ok());
-        engine.into_iter().chain(alive).min()
+        let mesh = self.mesh.as_ref().and_then(Mesh::poll_timeout);
+        let others = self.liveness.poll_timeout().into_iter().chain(mesh).min();
+        engine.into_iter().chain(others.and_then(|at| u64::try_from(at.as_micros()).ok())).min()
     }
 }

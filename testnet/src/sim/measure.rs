@@ -67,6 +67,21 @@ pub(crate) struct Delivery {
     pub(crate) at_us: u64,
 }
 
+/// The mesh at a moment, where hosts choose their links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sample {
+    pub(crate) at_us: u64,
+    /// Nodes that run, and the most of them that reach each other over links that both ends hold and use.
+    pub(crate) up: usize,
+    pub(crate) connected: usize,
+    /// Such links, and the most of one node.
+    pub(crate) links: usize,
+    pub(crate) most_links: usize,
+    /// Ends of links that came up, and announcements of links, since the start.
+    pub(crate) links_changed: u64,
+    pub(crate) announcements: u64,
+}
+
 /// What was measured of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Measured {
@@ -77,6 +92,10 @@ pub(crate) struct Measured {
     pub(crate) sent: BTreeMap<(u64, Sort), Sent>,
     /// The nodes that run at the end and should have everything.
     pub(crate) up_at_end: Vec<usize>,
+    /// In order of time.
+    pub(crate) samples: Vec<Sample>,
+    pub(crate) links_changed: u64,
+    pub(crate) announcements: u64,
     numbers: BTreeMap<(Actor, u64), usize>,
     /// When each link took its last frame, microseconds.
     taken_us: BTreeMap<(usize, LinkId), u64>,

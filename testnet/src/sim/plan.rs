@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::topology::Topology;
+use super::topology::{Ground, Topology};
 
 /// Where in the way of a batch to the disk a node dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ impl Step {
     }
 }
 
-/// How the oracle of links works: the real mesh comes later.
+/// How the oracle of links works, where hosts do not choose their links themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct LinkOracle {
@@ -137,6 +137,10 @@ pub(crate) struct Plan {
     /// Decides what the plan leaves open: delays, losses, jitter.
     pub(crate) seed: u64,
     pub(crate) topology: Topology,
+    /// Where hosts choose their links themselves: what a link between any two is like. The topology has none then, and a
+    /// step that names a line means one of the links that are up at that time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ground: Option<Ground>,
     pub(crate) oracle: LinkOracle,
     /// How long a sync takes, microseconds.
     pub(crate) sync_us: u64,

@@ -6,19 +6,22 @@ use serde::{Deserialize, Serialize};
 
 use super::plan::{Boundary, LinkOracle, Plan, Step};
 use super::random::Random;
-use super::topology::{Topology, TopologyError};
+use super::topology::{Ground, Topology, TopologyError};
 
 /// The scenarios that come with the program.
-pub(crate) const BUILT_IN: [(&str, &str); 6] = [
+pub(crate) const BUILT_IN: [(&str, &str); 7] = [
     ("calm", include_str!("../../scenarios/calm.toml")),
     ("storm", include_str!("../../scenarios/storm.toml")),
     ("churn", include_str!("../../scenarios/churn.toml")),
     ("restored", include_str!("../../scenarios/restored.toml")),
     ("byzantine", include_str!("../../scenarios/byzantine.toml")),
+    ("mesh", include_str!("../../scenarios/mesh.toml")),
     ("thousand", include_str!("../../scenarios/thousand.toml")),
 ];
 /// Longest time of work and faults, minutes.
 const MINUTES_MAX: u64 = 600;
+/// Where hosts choose their links, so many a node can be named.
+const LINKS_A_NODE: usize = 6;
 /// Most steps of a plan.
 const STEPS_MAX: usize = 200_000;
 
@@ -106,6 +109,9 @@ pub(crate) struct Scenario {
     pub(crate) name: String,
     /// A preset's name, or a topology's file.
     pub(crate) topology: String,
+    /// Whether hosts choose their links themselves, as nodes do, instead of the topology's.
+    #[serde(default)]
+    pub(crate) chooses_links: bool,
     /// How long work and faults go on.
     pub(crate) minutes: u64,
     /// How long a sync takes.
@@ -182,7 +188,11 @@ impl Scenario {
 
     /// The plan of this scenario with a seed.
     pub(crate) fn plan(&self, seed: u64) -> Result<Plan, ScenarioError> {
-        let topology = Topology::load(&self.topology, seed)?;
+        let mut topology = Topology::load(&self.topology, seed)?;
+        let ground = self.chooses_links.then(|| Ground::load(&self.topology, seed)).transpose()?;
+        if ground.is_some() {
+            topology.lines.clear();
+        }
         let mut maker = Maker { scenario: self, random: Random::of(seed, 7), topology: &topology, steps: Vec::new() };
         let joiners = maker.joiners();
         maker.work(&joiners)?;
@@ -195,6 +205,7 @@ impl Scenario {
         Ok(Plan {
             scenario: self.name.clone(),
             seed,
+            ground,
             oracle: self.links,
             sync_us: (self.sync_ms * 1000.0) as u64,
             joiners,
@@ -345,7 +356,7 @@ impl Maker<'_> {
     }
 
     fn line_faults(&mut self, faults: &Faults) -> Result<(), ScenarioError> {
-        let lines = self.topology.lines.len();
+        let lines = if self.scenario.chooses_links { self.nodes() * LINKS_A_NODE } else { self.topology.lines.len() };
         for at_ms in self.moments(faults.cuts)? {
             let line = self.random.index(lines.max(1));
             let mend_ms = at_ms + 100 + self.random.below(20_000);

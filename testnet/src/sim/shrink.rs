@@ -66,6 +66,7 @@ impl Shrinker {
                 let fewer = nodes - nodes.div_ceil(share);
                 let mut candidate = self.best.clone();
                 candidate.topology = candidate.topology.shrink_to(fewer);
+                candidate.ground = candidate.ground.map(|ground| ground.shrink_to(fewer));
                 candidate.steps.retain(|(_, step)| step.nodes().iter().all(|node| *node < fewer));
                 candidate.joiners.retain(|node| *node < fewer);
                 if fewer < 2 || !self.fails(candidate) {

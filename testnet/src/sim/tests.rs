@@ -9,6 +9,25 @@ fn the_same_seed_gives_the_same_run_and_another_seed_another() {
 }
 
 #[test]
+fn hosts_that_choose_their_links_are_one_mesh_and_heal_and_one_seed_decides_that_too() {
+    let mut scenario = Scenario { topology: "lab-25".to_owned(), ..Scenario::load("mesh").unwrap() };
+    // Nobody links with a device that was removed, or has yet to join.
+    (scenario.work.joins, scenario.work.removals) = (0.0, 0.0);
+    let plan = scenario.plan(1).unwrap();
+    assert!(plan.topology.lines.is_empty() && plan.ground.is_some());
+    let (one, again) = (run(&plan, None, None), run(&plan, None, None));
+    assert_eq!(one.trace, again.trace);
+    assert_eq!(one.violations, []);
+    let samples = &one.stats.measured.samples;
+    let (first, last) = (samples.first().unwrap(), samples.last().unwrap());
+    assert!(first.connected == 1 && last.connected == last.up && last.up == 25, "{last:?}");
+    assert!(samples.iter().any(|sample| sample.at_us > 5_000_000 && sample.connected < sample.up), "some were cut off");
+    assert!(last.most_links <= 16 && last.links >= 12 * last.up / 2, "{last:?}");
+    let text = serde_json::to_string(&plan).unwrap();
+    assert_eq!(serde_json::from_str::<Plan>(&text).unwrap(), plan);
+}
+
+#[test]
 fn who_watches_changes_nothing() {
     let plan = Scenario::load("calm").unwrap().plan(3).unwrap();
     let mut seen = 0;

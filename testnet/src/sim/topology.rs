@@ -54,6 +54,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::direct::Direct;
 pub(crate) use self::error::TopologyError;
 use self::file::Plan;
+pub(crate) use self::ground::Ground;
+pub(crate) use self::parts::Parts;
 
 mod direct;
 mod error;

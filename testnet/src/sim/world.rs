@@ -1,6 +1,7 @@
 //! A run: hosts, lines and what happens to them in virtual time. One seed decides everything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crdt::change::PreparedChange;
 use crdt::id::{Actor, Time};
@@ -13,6 +14,7 @@ use super::measure::Measured;
 use super::mutant::Mutant;
 use super::plan::{Boundary, Plan};
 use super::random::Random;
+use super::topology::Line;
 use super::trace::{Happened, TraceWriter, What};
 use super::verdict::{Oracle, Violation};
 use super::wire::Session;
@@ -20,6 +22,8 @@ use super::wire::Session;
 mod driver;
 mod links;
 mod liveness;
+mod mesh;
+mod reports;
 pub(crate) mod routes;
 mod steps;
 
@@ -49,6 +53,11 @@ enum Event {
     Arrive { node: usize, start: u64, waiting: Waiting },
     Wake(usize),
     Up(usize),
+    Dial(mesh::Dial),
+    DialFailed { node: usize, start: u64, peer: usize },
+    Hear { node: usize, start: u64, origin: usize, report: Arc<reports::Report> },
+    Compare { session: u64 },
+    Sample,
     Routes,
     Parents { node: usize, start: u64, origins: Vec<u16> },
     Gone { node: usize, start: u64, link: LinkId },
@@ -62,12 +71,19 @@ enum Event {
 /// A line between two hosts as it is now.
 #[derive(Debug, Clone)]
 struct LineState {
+    line: Line,
     is_whole: bool,
     /// Whether nothing passes to the first end, and to the second.
     is_muted: [bool; 2],
     session: Option<u64>,
     /// The links that the ends believe to be up.
     believed: [Option<LinkId>; 2],
+}
+
+impl LineState {
+    fn new(line: Line, is_whole: bool) -> LineState {
+        LineState { line, is_whole, is_muted: [false; 2], session: None, believed: [None; 2] }
+    }
 }
 
 /// What a run cost and how fast it was.
@@ -126,6 +142,8 @@ pub(crate) struct World<'p, 'w> {
     lines: Vec<LineState>,
     lines_of: Vec<Vec<usize>>,
     routes: routes::Routes,
+    /// Where hosts choose their links themselves.
+    mesh: Option<mesh::Ground>,
     sessions: BTreeMap<u64, Session>,
     /// Host and link → session.
     links: BTreeMap<(usize, LinkId), u64>,
@@ -175,7 +193,7 @@ impl<'p, 'w> World<'p, 'w> {
             lines_of[line.ends.0].push(number);
             lines_of[line.ends.1].push(number);
         }
-        let line = LineState { is_whole: true, is_muted: [false; 2], session: None, believed: [None; 2] };
+        let mesh = plan.ground.as_ref().map(|_| mesh::Ground::new(&fleet, nodes));
         World {
             plan,
             fleet,
@@ -186,9 +204,10 @@ impl<'p, 'w> World<'p, 'w> {
             removals: Vec::new(),
             violations: Vec::new(),
             stats: Stats::default(),
-            lines: vec![line; plan.topology.lines.len()],
+            lines: plan.topology.lines.iter().map(|line| LineState::new(line.clone(), true)).collect(),
             lines_of,
             routes: routes::Routes::default(),
+            mesh,
             sessions: BTreeMap::new(),
             links: BTreeMap::new(),
             owed: BTreeMap::new(),
@@ -214,6 +233,9 @@ impl<'p, 'w> World<'p, 'w> {
                 self.hosts[number].start_fresh(&self.fleet, number, self.plan.seed);
                 self.came_up(number);
             }
+        }
+        if self.mesh.is_some() {
+            self.schedule(0, Event::Sample);
         }
         for (number, (at_ms, _)) in self.plan.steps.iter().enumerate() {
             self.schedule(at_ms * 1000, Event::Step(number));
@@ -283,7 +305,14 @@ impl<'p, 'w> World<'p, 'w> {
             }
             Event::Arrive { node, start, waiting } if is_current(self, node, start) => self.arrive(node, waiting),
             Event::Wake(node) => self.drain(node),
-            Event::Up(line) => self.bring_up(line),
+            Event::Up(line) => self.bring_up(line, None),
+            Event::Dial(dial) if is_current(self, dial.node, dial.start) => self.dial_comes(dial),
+            Event::DialFailed { node, start, peer } if is_current(self, node, start) => self.dial_failed(node, peer),
+            Event::Hear { node, start, origin, report } if is_current(self, node, start) => {
+                self.hear(node, origin, report);
+            }
+            Event::Compare { session } => self.compare(session),
+            Event::Sample => self.sample(),
             Event::Routes => self.hand_over_routes(),
             Event::Parents { node, start, origins } if is_current(self, node, start) => self.hand_over(node, &origins),
             Event::Gone { node, start, link } if is_current(self, node, start) => self.gone(node, link),
@@ -360,6 +389,7 @@ impl<'p, 'w> World<'p, 'w> {
             self.input(node, Waiting { input: Input::Timer, from: None });
         }
         self.judge_links(node);
+        self.mesh_timers(node);
         self.set_timer(node);
     }
 
@@ -388,11 +418,17 @@ impl<'p, 'w> World<'p, 'w> {
     /// number.
     pub(super) fn parts(&self) -> BTreeMap<usize, usize> {
         let mut parts: BTreeMap<usize, usize> = self.members().into_iter().map(|node| (node, node)).collect();
+        if self.mesh.is_some() {
+            // Anyone can dial anyone.
+            let first = parts.keys().next().copied().unwrap_or(0);
+            parts.values_mut().for_each(|part| *part = first);
+            return parts;
+        }
         let mut front: Vec<usize> = parts.keys().rev().copied().collect();
         while let Some(node) = front.pop() {
             let part = parts[&node];
             for line in &self.lines_of[node] {
-                let (a, b) = self.plan.topology.lines[*line].ends;
+                let (a, b) = self.lines[*line].line.ends;
                 let other = if a == node { b } else { a };
                 if let Some(of_other) = parts.get_mut(&other).filter(|of_other| **of_other > part) {
                     *of_other = part;

@@ -4,10 +4,11 @@ use super::*;
 use crate::cost::Cost;
 
 const STEP: Duration = Duration::from_millis(50);
-/// A dial that nobody answers is over.
-const NO_ANSWER: Duration = Duration::from_secs(1);
-/// Neighbours take a dead node for dead.
+/// A dial that nobody answers is over, as in the swarm.
+const NO_ANSWER: Duration = Duration::from_secs(8);
+/// Neighbours suspect a dead node, and close the link.
 const NOTICED: Duration = Duration::from_millis(500);
+const EVICTED: Duration = Duration::from_secs(7);
 /// Backoff of dials.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(15)];
 const MEASURED_EVERY: Duration = Duration::from_secs(8);
@@ -31,6 +32,8 @@ struct Fleet {
     parts: Vec<usize>,
     /// Links that are up, with when they are measured next.
     links: BTreeMap<(usize, usize), Duration>,
+    /// Those who suspect a link to a dead node, and until when.
+    suspects: BTreeMap<(usize, usize), Duration>,
     now: Duration,
     dials: u64,
 }
@@ -65,6 +68,7 @@ impl Fleet {
             zones: (0..count).map(zone).collect(),
             parts: vec![0; count],
             links: BTreeMap::new(),
+            suspects: BTreeMap::new(),
             now: Duration::ZERO,
             dials: 0,
         }
@@ -85,6 +89,7 @@ impl Fleet {
         while self.now < end {
             self.now += STEP;
             self.measure();
+            self.evict();
             (0..self.nodes.len()).filter(|node| !self.nodes[*node].is_dead).collect::<Vec<_>>().into_iter().for_each(
                 |node| {
                     self.end_dials(node);
@@ -104,6 +109,13 @@ impl Fleet {
                 self.nodes[node].is_due = true;
             }
             self.links.insert((a, b), self.now + MEASURED_EVERY);
+        }
+    }
+
+    fn evict(&mut self) {
+        for ((node, peer), _) in self.suspects.extract_if(.., |_, at| *at <= self.now) {
+            self.nodes[node].overlay.down(self.now, key(peer));
+            self.nodes[node].is_due = true;
         }
     }
 
@@ -139,7 +151,8 @@ impl Fleet {
             return;
         }
         let can_dial = |peer: &PeerKey| tries.get(&number(peer)).is_none_or(|(_, at)| *at <= now);
-        overlay.choose(now, &Surroundings { routes, can_dial: &can_dial });
+        let has_failed = |peer: &PeerKey| tries.contains_key(&number(peer));
+        overlay.choose(now, &Surroundings { routes, can_dial: &can_dial, has_failed: &has_failed });
         let dropped: Vec<PeerKey> = std::iter::from_fn(|| overlay.poll_drop()).map(|(peer, _)| peer).collect();
         let wanted: Vec<PeerKey> = overlay.wanted().keys().copied().collect();
         for peer in wanted {
@@ -187,7 +200,12 @@ impl Fleet {
         dead.iter().for_each(|node| self.nodes[*node].is_dead = true);
         self.run(NOTICED);
         for node in dead {
-            self.neighbours(node).into_iter().for_each(|peer| self.cut(node, peer));
+            for peer in self.neighbours(node) {
+                self.links.remove(&ends(node, peer));
+                self.nodes[peer].overlay.suspected(key(node), true);
+                self.suspects.insert((peer, node), self.now + EVICTED);
+                self.reported(&[peer]);
+            }
         }
     }
 
@@ -321,7 +339,7 @@ fn a_bridge_is_kept() {
         overlay.up(Duration::ZERO, key(peer));
         overlay.measured(key(peer), 1_000 * peer as u64);
     }
-    let around = Surroundings { routes: &routes, can_dial: &|_| false };
+    let around = Surroundings { routes: &routes, can_dial: &|_| false, has_failed: &|_| false };
     overlay.choose(YOUNG / 2, &around);
     assert_eq!(overlay.poll_drop(), None, "all are young");
     overlay.choose(YOUNG, &around);
@@ -343,12 +361,14 @@ fn of_a_trial_and_the_farthest_link_one_goes() {
             overlay.up(Duration::ZERO, key(peer));
             overlay.measured(key(peer), 5_000 * peer as u64);
         }
-        let around = Surroundings { routes: &routes, can_dial: &|_| true };
+        let around = Surroundings { routes: &routes, can_dial: &|_| true, has_failed: &|_| false };
         overlay.choose(TRIAL_EVERY, &around);
         assert_eq!(overlay.wanted().get(&key(13)), Some(&Reason::Trial));
         overlay.dialled(TRIAL_EVERY, key(13));
         overlay.up(TRIAL_EVERY, key(13));
-        (0..2).for_each(|_| overlay.measured(key(13), rtt_micros));
+        for _ in 0..2 {
+            overlay.measured(key(13), rtt_micros);
+        }
         overlay.choose(TRIAL_EVERY * 2, &around);
         assert_eq!(overlay.poll_drop(), Some(expected));
     }
@@ -359,7 +379,7 @@ fn in_a_small_fleet_all_are_wanted_also_one_that_was_started_anew() {
     let mut overlay = Overlay::new(key(0), 1);
     overlay.members(String::new(), (1..4).map(|peer| (key(peer), String::new())).collect());
     let routes = Routes::new(key(0));
-    let around = Surroundings { routes: &routes, can_dial: &|_| true };
+    let around = Surroundings { routes: &routes, can_dial: &|_| true, has_failed: &|_| false };
     overlay.choose(Duration::ZERO, &around);
     assert_eq!(overlay.wanted().len(), 3);
     overlay.dialled(Duration::ZERO, key(2));
@@ -382,7 +402,7 @@ fn in_a_large_fleet_who_closes_at_once_is_passed_over_longer_each_time() {
     let routes = Routes::new(key(0));
     let mut now = Duration::ZERO;
     // Nobody else can be dialled.
-    let around = Surroundings { routes: &routes, can_dial: &|peer| *peer == key(1) };
+    let around = Surroundings { routes: &routes, can_dial: &|peer| *peer == key(1), has_failed: &|_| false };
     let mut waits = Vec::new();
     for lives in [1, 1, 1, 40, 1, 1, 1, 1, 1, 1, 1, 1].map(Duration::from_secs) {
         let since = now;
@@ -397,4 +417,74 @@ fn in_a_large_fleet_who_closes_at_once_is_passed_over_longer_each_time() {
         overlay.down(now, key(1));
     }
     assert_eq!(waits, [1, 5, 10, 20, 1, 5, 10, 20, 40, 80, 160, 300]);
+}
+
+/// A node of a hundred that knows nothing but their zones, and can dial all.
+fn newcomer() -> Overlay {
+    let mut overlay = Overlay::new(key(0), 1);
+    overlay.members("0".to_owned(), (1..100).map(|peer| (key(peer), (peer % 4).to_string())).collect());
+    overlay
+}
+
+/// Dials whom it wants.
+fn dial(overlay: &mut Overlay, now: Duration, has_failed: &dyn Fn(&PeerKey) -> bool) -> Vec<PeerKey> {
+    let routes = Routes::new(key(0));
+    overlay.choose(now, &Surroundings { routes: &routes, can_dial: &|_| true, has_failed });
+    let wanted: Vec<PeerKey> = overlay.wanted().keys().copied().collect();
+    wanted.iter().for_each(|peer| overlay.dialled(now, *peer));
+    wanted
+}
+
+#[test]
+fn who_does_not_answer_promptly_holds_nobodys_place() {
+    let mut overlay = newcomer();
+    let second = Duration::from_secs;
+    let first = dial(&mut overlay, second(1), &|_| false);
+    // And one to whom no way leads.
+    assert!((DIALS_PROMPT..=DIALS_PROMPT + 1).contains(&first.len()), "others seek links as well: {first:?}");
+    assert_eq!(dial(&mut overlay, second(1), &|_| false), []);
+    let prompt = overlay.poll_timeout().expect("others are to be tried");
+    assert!((second(1) + PROMPT[0]..=second(1) + PROMPT[2]).contains(&prompt), "{prompt:?}");
+    let mut all = first.len();
+    for step in 2..10 {
+        all += dial(&mut overlay, second(step), &|_| false).len();
+    }
+    assert!((DIALS..=DIALS + 2).contains(&all), "{all} dials are open");
+    assert!(!dial(&mut overlay, second(1) + DIAL, &|_| false).is_empty(), "the first ones are over");
+}
+
+#[test]
+fn who_failed_is_tried_after_those_who_did_not() {
+    let mut overlay = newcomer();
+    let (routes, has_failed) = (Routes::new(key(0)), |peer: &PeerKey| number(peer) > 40);
+    let around = Surroundings { routes: &routes, can_dial: &|_| true, has_failed: &has_failed };
+    overlay.choose(Duration::from_secs(1), &around);
+    let near: Vec<usize> =
+        overlay.wanted().iter().filter(|(_, reason)| **reason == Reason::Near).map(|(peer, _)| number(peer)).collect();
+    assert!(near.len() >= 2 && near.iter().all(|peer| *peer <= 40), "ten of its zone did not fail: {near:?}");
+}
+
+#[test]
+fn a_suspect_link_is_replaced_and_not_let_go() {
+    let mut overlay = newcomer();
+    let now = Duration::from_secs(1);
+    let links: Vec<PeerKey> = (1..=DEGREE_MAX).map(key).collect();
+    links.iter().for_each(|peer| overlay.up(now, *peer));
+    assert!(!overlay.is_short());
+    links.iter().for_each(|peer| overlay.suspected(*peer, true));
+    assert!(overlay.is_short() && dial(&mut overlay, now, &|_| false).len() >= DIALS_PROMPT);
+    (20..40).for_each(|peer| {
+        overlay.up(now, key(peer));
+        overlay.measured(key(peer), 1_000);
+    });
+    for peer in &links {
+        overlay.measured(*peer, 900_000);
+    }
+    dial(&mut overlay, now + YOUNG, &|_| false);
+    assert!(overlay.poll_timeout() <= Some(now + YOUNG + DROP_EVERY * 3 / 2), "there are too many yet");
+    let dropped = overlay.poll_drop().map(|(peer, _)| number(&peer));
+    assert!(dropped.is_none_or(|peer| peer >= 20), "{dropped:?}: liveness decides about those");
+    links.iter().for_each(|peer| overlay.suspected(*peer, false));
+    dial(&mut overlay, now + YOUNG * 2, &|_| false);
+    assert!(overlay.poll_drop().is_some_and(|(peer, _)| number(&peer) < 20));
 }

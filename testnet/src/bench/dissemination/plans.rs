@@ -44,6 +44,7 @@ impl Draft {
             scenario: "dissemination".to_owned(),
             seed: self.seed,
             topology: self.topology,
+            ground: None,
             oracle: LinkOracle { up_ms: 500, down_ms: 200, error_ppm: 0, routes_ms: 300, routes_error_ppm: 0 },
             sync_us: 1_000,
             joiners,

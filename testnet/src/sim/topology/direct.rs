@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ground::Ground;
-use super::{Plan, Topology, TopologyError};
+use super::{Topology, TopologyError};
 
 /// The delays of links that a topology has and of those that it could have.
 pub(crate) struct Direct {
@@ -25,9 +25,7 @@ impl Direct {
 
     fn parse(name: &str, text: &str, seed: u64) -> Result<Direct, TopologyError> {
         let topology = Topology::parse(name, text, seed)?;
-        let ground = Plan::parse(text)
-            .map(|plan| plan.ground(seed))
-            .map_err(|fault| TopologyError::Faulty { name: name.to_owned(), fault: Box::new(fault) })?;
+        let ground = Ground::parse(name, text, seed)?;
         let lines = topology.lines.iter().map(|line| (line.ends, line.delay_us)).collect();
         Ok(Direct { ground, nodes: topology.nodes.len(), lines })
     }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Line, Place};
+use serde::{Deserialize, Serialize};
+
+use super::{Line, Place, Plan, TopologyError};
 
 /// Longest delay of a link, both nodes' own parts included, microseconds.
 const DELAY_US_MAX: u64 = 10_000_000;
@@ -29,7 +31,7 @@ pub(super) struct Zone {
 }
 
 /// What a link is like; units as in [`Line`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Quality {
     pub(super) delay_us: u64,
     pub(super) jitter_us: u64,
@@ -45,7 +47,8 @@ impl Quality {
 }
 
 /// All nodes with their zones, and their own parts of delays.
-pub(super) struct Ground {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ground {
     zone: Vec<usize>,
     access_us: Vec<u64>,
     between: Vec<Vec<Quality>>,
@@ -53,6 +56,28 @@ pub(super) struct Ground {
 }
 
 impl Ground {
+    /// The ground of a topology, by the same name and seed as the topology itself. What a `[[link]]` says is no part of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`super::Topology::load`].
+    pub(crate) fn load(name_or_path: &str, seed: u64) -> Result<Ground, TopologyError> {
+        Ground::parse(name_or_path, &super::text_of(name_or_path)?, seed)
+    }
+
+    pub(super) fn parse(name: &str, text: &str, seed: u64) -> Result<Ground, TopologyError> {
+        Plan::parse(text)
+            .map(|plan| plan.ground(seed))
+            .map_err(|fault| TopologyError::Faulty { name: name.to_owned(), fault: Box::new(fault) })
+    }
+
+    /// Where the first so many nodes stand.
+    pub(crate) fn shrink_to(&self, nodes: usize) -> Ground {
+        let first = |all: &[usize]| all[..nodes.min(all.len())].to_vec();
+        let access_us = self.access_us[..nodes.min(self.access_us.len())].to_vec();
+        Ground { zone: first(&self.zone), access_us, between: self.between.clone(), seed: self.seed }
+    }
+
     pub(super) fn new(zones: &[Zone], places: &[Place], between: Vec<Vec<Quality>>, seed: u64) -> Ground {
         let index: BTreeMap<&str, usize> =
             zones.iter().enumerate().map(|(index, zone)| (zone.name.as_str(), index)).collect();
@@ -64,7 +89,7 @@ impl Ground {
     }
 
     /// The zone's index, in order of name.
-    pub(super) fn zone(&self, node: usize) -> usize {
+    pub(crate) fn zone(&self, node: usize) -> usize {
         self.zone[node]
     }
 
@@ -91,7 +116,8 @@ impl Ground {
         Quality { delay_us: self.delay_us(a, b), ..self.between[self.zone[a]][self.zone[b]] }
     }
 
-    pub(super) fn line(&self, a: usize, b: usize) -> Line {
+    /// A link between two nodes.
+    pub(crate) fn line(&self, a: usize, b: usize) -> Line {
         self.quality(a, b).line((a, b))
     }
 

@@ -3,12 +3,12 @@
 use super::{Line, Topology};
 
 /// Nodes in parts; at first each is one of its own.
-pub(super) struct Parts {
+pub(crate) struct Parts {
     parent: Vec<usize>,
 }
 
 impl Parts {
-    pub(super) fn new(nodes: usize) -> Parts {
+    pub(crate) fn new(nodes: usize) -> Parts {
         Parts { parent: (0..nodes).collect() }
     }
 
@@ -22,7 +22,7 @@ impl Parts {
     }
 
     /// The node that stands for a node's part.
-    pub(super) fn find(&mut self, mut node: usize) -> usize {
+    pub(crate) fn find(&mut self, mut node: usize) -> usize {
         while self.parent[node] != node {
             self.parent[node] = self.parent[self.parent[node]];
             node = self.parent[node];
@@ -31,7 +31,7 @@ impl Parts {
     }
 
     /// Makes one part of two nodes' parts; whether they were two.
-    pub(super) fn join(&mut self, a: usize, b: usize) -> bool {
+    pub(crate) fn join(&mut self, a: usize, b: usize) -> bool {
         let (a, b) = (self.find(a), self.find(b));
         self.parent[a.max(b)] = a.min(b);
         a != b

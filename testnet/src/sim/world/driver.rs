@@ -105,7 +105,7 @@ impl World<'_, '_> {
     }
 
     /// Does what the engine asks for; how much it refused.
-    fn effects(&mut self, node: usize) -> u64 {
+    pub(super) fn effects(&mut self, node: usize) -> u64 {
         let mut refusals = 0;
         while let Some(effect) = self.hosts[node].engine.as_mut().and_then(|engine| engine.poll_effect()) {
             match effect {
@@ -113,11 +113,12 @@ impl World<'_, '_> {
                 Effect::Send { link, channel, bytes } => self.send(node, link, channel, bytes),
                 Effect::Close { link, reason } => {
                     self.note(node, "close", reason.as_bytes());
+                    self.mesh_closed(node, link);
                     self.closed_by(node, link);
                 }
                 Effect::Reply { request, reply } => self.replied(node, request, reply),
                 Effect::Changed(Changed::Log { actor, seq, .. }) => self.stored(node, actor, seq),
-                Effect::Changed(Changed::Statement(_)) => {}
+                Effect::Changed(Changed::Statement(_)) => self.roster_changed(node),
                 Effect::Audit(record) => {
                     refusals += 1;
                     *self.stats.refusals.entry(record.reason.clone()).or_default() += 1;

@@ -35,20 +35,24 @@ impl World<'_, '_> {
 
     /// A session is to come up on a line, soon.
     pub(super) fn try_line(&mut self, line: usize) {
-        let at_us = self.later(self.plan.oracle.up_ms * 1000);
-        self.schedule(at_us, Event::Up(line));
+        if self.mesh.is_none() {
+            let at_us = self.later(self.plan.oracle.up_ms * 1000);
+            self.schedule(at_us, Event::Up(line));
+        }
     }
 
-    /// A host runs: its lines are tried.
+    /// A host runs: its lines are tried, or it dials whom it wants.
     pub(super) fn came_up(&mut self, node: usize) {
+        self.start_mesh(node);
         for line in self.lines_of[node].clone() {
             self.try_line(line);
         }
         self.set_timer(node);
     }
 
-    pub(super) fn bring_up(&mut self, number: usize) {
-        let ends = self.plan.topology.lines[number].ends;
+    /// A session comes up on a line, where both ends can hold one; where it is known, by whose dial.
+    pub(super) fn bring_up(&mut self, number: usize, dialler: Option<usize>) {
+        let ends = self.lines[number].line.ends;
         let state = &self.lines[number];
         let (a, b) = (&self.hosts[ends.0], &self.hosts[ends.1]);
         if state.session.is_some() || !state.is_whole || state.is_muted != [false; 2] || !a.is_up() || !b.is_up() {
@@ -70,7 +74,7 @@ impl World<'_, '_> {
         self.sessions.insert(id, Session::new(number, pair));
         self.lines[number].session = Some(id);
         self.routes_changed();
-        let first_dials = self.chance.below(2) == 0;
+        let first_dials = dialler.map_or_else(|| self.chance.below(2) == 0, |dialler| dialler == ends.0);
         let slots = if self.mutant == Some(Mutant::AsksTheMachine) && asks_the_machine() { [1, 0] } else { [0, 1] };
         for slot in slots {
             let (node, link) = pair[slot];
@@ -84,6 +88,7 @@ impl World<'_, '_> {
                 self.arrive(node, Waiting { input, from: None });
             }
         }
+        self.session_came_up(id);
         if self.chance.happens(self.plan.oracle.error_ppm) {
             self.drop_session(number);
             self.try_line(number);
@@ -94,7 +99,11 @@ impl World<'_, '_> {
     pub(super) fn drop_session(&mut self, number: usize) {
         let Some(session) = self.take_session(number) else { return };
         for (node, link) in session.ends {
-            let at_us = self.later(self.plan.oracle.down_ms * 1000);
+            // Where nobody tells them, silence does (`liveness`), and the transport in the end.
+            let at_us = match self.mesh.is_some() {
+                true => self.now_us + IDLE_US,
+                false => self.later(self.plan.oracle.down_ms * 1000),
+            };
             let start = self.hosts[node].start;
             self.schedule(at_us, Event::Gone { node, start, link });
         }
@@ -123,14 +132,15 @@ impl World<'_, '_> {
         self.forget_belief(node, link);
         let Some(session) = self.take_session(number) else { return };
         let other = session.ends[1 - session.slot_of(node)];
-        let (delay_us, LineState { is_muted, is_whole, .. }) =
-            (self.plan.topology.lines[number].delay_us, &self.lines[number]);
+        let LineState { line, is_muted, is_whole, .. } = &self.lines[number];
         let is_heard = *is_whole && !is_muted[session.slot_of(other.0)];
-        let at_us = self.now_us + if is_heard { delay_us } else { IDLE_US };
+        let at_us = self.now_us + if is_heard { line.delay_us } else { IDLE_US };
         let start = self.hosts[other.0].start;
         self.schedule(at_us, Event::Gone { node: other.0, start, link: other.1 });
-        let again_us = at_us + CLOSED_US + self.chance.below(CLOSED_US);
-        self.schedule(again_us, Event::Up(number));
+        if self.mesh.is_none() {
+            let again_us = at_us + CLOSED_US + self.chance.below(CLOSED_US);
+            self.schedule(again_us, Event::Up(number));
+        }
     }
 
     fn forget_belief(&mut self, node: usize, link: LinkId) {
@@ -178,7 +188,7 @@ impl World<'_, '_> {
         let Some(id) = self.links.get(&(node, link)).copied() else { return };
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let slot = session.slot_of(node);
-        let line = &self.plan.topology.lines[session.line];
+        let line = &self.lines[session.line].line;
         let (peer, other) = session.ends[1 - slot];
         if self.lines[session.line].is_muted[1 - slot] {
             return; // it goes nowhere, and is never credited

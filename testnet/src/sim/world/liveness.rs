@@ -11,21 +11,25 @@ use crate::sim::host::Waiting;
 /// How long a link is silent before it is probed.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 
-fn session(link: LinkId) -> SessionId {
+pub(super) fn session(link: LinkId) -> SessionId {
     SessionId(link.0)
 }
 
 impl World<'_, '_> {
-    fn moment(&self) -> Duration {
+    pub(super) fn moment(&self) -> Duration {
         Duration::from_micros(self.now_us)
     }
 
     /// What an input says of a link, before the engine has it.
     pub(super) fn watch_link(&mut self, node: usize, input: &Input) {
-        let (now, liveness) = (self.moment(), &mut self.hosts[node].liveness);
+        let now = self.moment();
         match input {
-            Input::Frame { link, .. } => liveness.heard(now, session(*link)),
-            Input::LinkDown(link) => liveness.down(session(*link)),
+            Input::Frame { link, .. } => self.hosts[node].liveness.heard(now, session(*link)),
+            Input::LinkUp { link, peer, .. } => self.mesh_up(node, *link, peer),
+            Input::LinkDown(link) => {
+                self.hosts[node].liveness.down(session(*link));
+                self.mesh_down(node, *link);
+            }
             _ => {}
         }
     }
@@ -37,7 +41,10 @@ impl World<'_, '_> {
         if !liveness.is_watched(session(link)) {
             liveness.up(now, session(link), rtt, PROBE_EVERY);
         }
-        liveness.answered(now, session(link), rtt);
+        if liveness.answered(now, session(link), rtt) {
+            self.meter_answered(node, link, micros);
+        }
+        self.mesh_measured(node, link, micros);
     }
 
     /// Another link told of what this one did not bring.
@@ -60,14 +67,19 @@ impl World<'_, '_> {
                 Verdict::Probe(session) => {
                     self.input(node, Waiting { input: Input::Probe(LinkId(session.0)), from: None });
                 }
-                Verdict::Suspect(_) => {
+                Verdict::Suspect(session) => {
                     self.stats.suspicions += 1;
                     self.routes_changed();
+                    self.mesh_doubts(node, LinkId(session.0));
                 }
-                Verdict::Clear(_) => self.routes_changed(),
+                Verdict::Clear(session) => {
+                    self.routes_changed();
+                    self.mesh_doubts(node, LinkId(session.0));
+                }
                 Verdict::Evict(session) => {
                     let link = LinkId(session.0);
                     self.stats.evictions += 1;
+                    self.mesh_closed(node, link);
                     self.closed_by(node, link);
                     self.input(node, Waiting { input: Input::LinkDown(link), from: None });
                 }

@@ -1,5 +1,6 @@
-//! The oracle of routes: from whom each node would have the changes of each origin, by shortest paths over the sessions
-//! that are up. It is late, and sometimes wrong for a while. The real mesh comes later.
+//! The oracle of routes, where hosts have the topology's lines: from whom each node would have the changes of each origin,
+//! by shortest paths over the sessions that are up. It is late, and sometimes wrong for a while, so that the engine has to
+//! do with any ways it is told. Hosts that choose their links have ways of their own (`mesh`).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -84,7 +85,7 @@ fn sources_of(node: usize, neighbours: &[(u16, u32)], ways: &[Hop]) -> Sources {
 impl World<'_, '_> {
     /// A session came up or went: the oracle notices, later.
     pub(super) fn routes_changed(&mut self) {
-        if !std::mem::replace(&mut self.routes.is_due, true) {
+        if self.mesh.is_none() && !std::mem::replace(&mut self.routes.is_due, true) {
             // A large fleet's mesh changes all the time; to look at all of it at once costs a second's worth of work.
             let late_ms = self.plan.oracle.routes_ms.max(self.hosts.len() as u64);
             self.schedule(self.now_us + late_ms * 1000, Event::Routes);
@@ -102,7 +103,7 @@ impl World<'_, '_> {
         let mut graph: Graph = vec![Vec::new(); self.hosts.len()];
         let is_used = |session: &&Session| session.ends.iter().all(|(node, link)| !self.is_suspect(*node, *link));
         for session in self.sessions.values().filter(is_used) {
-            let line = &self.plan.topology.lines[session.line];
+            let line = &self.lines[session.line].line;
             let [a, b] = session.ends.map(|(node, _)| node);
             let cost = u32::try_from(line.delay_us + line.jitter_us / 2).unwrap_or(u32::MAX / 4) + HOP_US;
             graph[a].push((b as u16, cost));

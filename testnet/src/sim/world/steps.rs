@@ -48,10 +48,20 @@ impl World<'_, '_> {
                     self.die(*node, true);
                 }
             }
-            Step::Cut { line } => self.cut(*line),
-            Step::Mend { line } => self.mend(*line),
+            Step::Cut { line } => {
+                if let Some(number) = self.meant_by(*line) {
+                    self.cut(number);
+                }
+            }
+            Step::Mend { line } => {
+                if let Some(number) = self.meant_by(*line) {
+                    self.mend(number);
+                }
+                self.is_mended(*line);
+            }
             Step::Mute { line, to_first } => {
-                if let Some(state) = self.lines.get_mut(*line) {
+                let number = self.meant_by(*line);
+                if let Some(state) = number.and_then(|number| self.lines.get_mut(number)) {
                     state.is_muted[usize::from(!to_first)] = true;
                 }
             }
@@ -104,6 +114,7 @@ impl World<'_, '_> {
         let entry = self.fleet.entry(node);
         self.state(over, entry.to_vec(), Request::Statements);
         self.hosts[node].disk = Disk::new(Arc::new(MemoryStore::default()));
+        self.hosts[node].ticket = Some(over);
         self.boot(node);
         let statements = self.fleet.genesis.iter().cloned().chain(entry).collect();
         self.state(node, statements, Request::Statements);
@@ -125,8 +136,9 @@ impl World<'_, '_> {
     }
 
     fn part(&mut self, side: &[usize]) {
+        self.is_parted(side);
         for line in 0..self.lines.len() {
-            let (a, b) = self.plan.topology.lines[line].ends;
+            let (a, b) = self.lines[line].line.ends;
             if side.contains(&a) != side.contains(&b) {
                 self.cut(line);
             }
@@ -134,6 +146,7 @@ impl World<'_, '_> {
     }
 
     fn mend_all(&mut self) {
+        self.is_whole_again();
         (0..self.lines.len()).for_each(|line| self.mend(line));
     }
 
@@ -156,7 +169,7 @@ impl World<'_, '_> {
         self.forget_routes(node);
         for line in self.lines_of[node].clone() {
             self.drop_session(line);
-            let slot = usize::from(self.plan.topology.lines[line].ends.0 != node);
+            let slot = usize::from(self.lines[line].line.ends.0 != node);
             self.lines[line].believed[slot] = None;
         }
         let kept = self.chance.index(self.hosts[node].disk.unsynced() + 1);

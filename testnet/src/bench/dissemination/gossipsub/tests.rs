@@ -18,6 +18,7 @@ fn plan(topology: &str, steps: Vec<(u64, Step)>) -> Plan {
         scenario: "test".to_owned(),
         seed: 5,
         topology,
+        ground: None,
         oracle: LinkOracle { up_ms: 500, down_ms: 200, error_ppm: 0, routes_ms: 300, routes_error_ppm: 0 },
         sync_us: 1_000,
         joiners: Vec::new(),
