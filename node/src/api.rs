@@ -219,7 +219,7 @@ fn router(api: Api) -> Router {
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         // The body of a blob is a stream, and has no limit but the disk.
         .route("/v1/blobs", get(blobs::list).put(blobs::put))
-        .route("/v1/blobs/{blob}", get(blobs::stat))
+        .route("/v1/blobs/{blob}", get(blobs::stat).delete(blobs::remove))
         .route("/v1/blobs/{blob}/content", get(blobs::content))
         .route("/v1/blobs/{blob}/fetch", get(blobs::fetch))
         .route("/v1/blobs/{blob}/pause", post(blobs::pause))

@@ -21,7 +21,7 @@ mod store;
 mod wire;
 
 use crate::agent::bulk::ANNOUNCED_MAX;
-use crate::agent::{Agent, Plane};
+use crate::agent::{Agent, Node, Plane};
 pub(crate) use fetching::{Progress, State, Stopped};
 use pace::Pace;
 pub(crate) use store::{BlobId, Blobs, Held, hash_of};
@@ -30,7 +30,7 @@ pub(crate) use store::{BlobId, Blobs, Held, hash_of};
 const SERVED_MAX: usize = 16;
 /// Fetches at once.
 const FETCHES_MAX: usize = 16;
-/// How long UDP is not tried again where it did not pass.
+/// How long UDP is not tried again where it did not pass, unless there is a new session.
 const UDP_AGAIN: Duration = Duration::from_secs(60);
 
 /// What this node may send, bytes a second; 0 is no limit.
@@ -60,8 +60,8 @@ struct Shared {
     serving: Arc<Semaphore>,
     /// What is being fetched.
     fetches: Mutex<BTreeMap<BlobId, Fetching>>,
-    /// Until when UDP is not tried, by peer.
-    no_udp_until: Mutex<BTreeMap<PeerKey, Instant>>,
+    /// When UDP did not pass, by peer.
+    no_udp_at: Mutex<BTreeMap<PeerKey, Instant>>,
     relayed: Mutex<Relayed>,
 }
 
@@ -89,7 +89,7 @@ impl Service {
             relay_pace: Pace::new(limits.relayed),
             serving: Arc::new(Semaphore::new(SERVED_MAX)),
             fetches: Mutex::default(),
-            no_udp_until: Mutex::default(),
+            no_udp_at: Mutex::default(),
             relayed: Mutex::default(),
         }));
         tokio::spawn(service.clone().serve_all(asked));
@@ -162,13 +162,17 @@ impl Service {
 
     /// Asks a peer over UDP, or where that does not pass over a stream of its session's connection.
     async fn ask(&self, peer: PeerKey, request: Vec<u8>) -> Result<Answer, AskError> {
-        let is_tried = locked(&self.0.no_udp_until).get(&peer).is_none_or(|until| *until <= Instant::now());
-        if is_tried {
-            let addresses = self.0.agent.look(move |node| node.bulk_addresses(&Key(peer.0))).await.unwrap_or_default();
+        let look = move |node: &Node| {
+            let since = node.sessions.with(&Key(peer.0)).map(|session| session.since);
+            (since, node.bulk_addresses(&Key(peer.0)))
+        };
+        let (since, addresses) = self.0.agent.look(look).await.unwrap_or_default();
+        let failed_at = locked(&self.0.no_udp_at).get(&peer).copied();
+        if failed_at.is_none_or(|at| at.elapsed() >= UDP_AGAIN || since.is_some_and(|since| since > at)) {
             match self.0.bulk.ask(peer, &addresses, &request).await {
                 Err(AskError::Unreachable(why)) => {
                     tracing::debug!(%peer, why, "UDP does not pass to the bulk plane of a peer");
-                    locked(&self.0.no_udp_until).insert(peer, Instant::now() + UDP_AGAIN);
+                    locked(&self.0.no_udp_at).insert(peer, Instant::now());
                 }
                 answered => return answered,
             }

@@ -124,6 +124,12 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| ClientError::Broken(error.to_string()))
     }
 
+    /// Removes a resource.
+    pub async fn delete(&mut self, resource: &str) -> Result<Value, ClientError> {
+        let answer = self.call(Method::DELETE, resource, whole(Bytes::new())).await?;
+        serde_json::from_slice(&answer).map_err(|error| ClientError::Broken(error.to_string()))
+    }
+
     /// Sends a stream of bytes.
     pub async fn put(
         &mut self,

@@ -45,10 +45,11 @@ const HANDSHAKE: Duration = Duration::from_secs(4);
 /// Longest time from the beginning of a request to its end, at the one that is asked.
 const REQUEST: Duration = Duration::from_secs(10);
 
-/// What closes a connection of someone who is not admitted, and one that is one too many.
+/// What closes a connection: of someone who is not admitted, one too many, at the end, and by order.
 const NOT_ADMITTED: VarInt = VarInt::from_u32(1);
 const TOO_MANY: VarInt = VarInt::from_u32(2);
 const STOPPED: VarInt = VarInt::from_u32(3);
+const CLOSED: VarInt = VarInt::from_u32(4);
 
 /// Where the bulk plane is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,10 +204,10 @@ impl Bulk {
         Some((path.rtt, loss))
     }
 
-    /// Closes the connection with a peer that is no longer admitted.
+    /// Closes the connection with a peer, where there is one; the next request opens another.
     pub fn close(&self, peer: &PeerKey) {
         if let Some(connection) = self.connections().remove(peer) {
-            connection.close(NOT_ADMITTED, b"not admitted");
+            connection.close(CLOSED, b"closed");
         }
     }
 

@@ -181,6 +181,8 @@ impl Node {
             outboxes: Default::default(),
         };
         self.sessions.up.insert(link, up);
+        // The peer may have been started anew: what is asked on a connection of before would reach nobody.
+        self.bulk.close(&PeerKey(peer.0));
         self.neighbours.link_up(self.now(), peer);
         let (named, why) = (self.named(peer.device()), self.neighbours.reason(&peer));
         self.emit(NodeEvent::link_up(&named, &address, is_outbound, why));

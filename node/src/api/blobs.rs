@@ -98,6 +98,20 @@ pub(super) async fn stat(State(api): State<Api>, Path(word): Path<String>) -> Re
     Ok(Json(to_json(&api, &blob, found)))
 }
 
+/// `DELETE /v1/blobs/{blob}`: removes what this device has of it; others keep theirs.
+pub(super) async fn remove(State(api): State<Api>, Path(word): Path<String>) -> Result<Json<Value>, Problem> {
+    let blob = find(&word, known(&api).await?.keys())?;
+    if api.blobs.progress(&blob).is_some() {
+        return Err(Problem::refused(format!("{blob} is being fetched; stop that first")));
+    }
+    let blobs = api.blobs.blobs().clone();
+    if !blocking(move || blobs.remove(&blob)).await? {
+        return Err(Problem::not_found(format!("{blob} is not on this device")).hint("fleetsync blob ls"));
+    }
+    api.blobs.announce().await;
+    Ok(Json(json!({ "blob": blob.to_string() })))
+}
+
 fn nobody(blob: &BlobId) -> Problem {
     Problem::not_found(format!("no device says that it has {blob}, and it is not here")).hint("fleetsync blob ls")
 }

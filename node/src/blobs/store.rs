@@ -158,6 +158,21 @@ impl Blobs {
         Ok(Partial { blobs: self.clone(), blob: *blob, size, data, hashes: hashes(blob, size, known) })
     }
 
+    /// Removes a blob, or what is here of it. Whether there was any. Who reads it meanwhile reads on.
+    pub(crate) fn remove(&self, blob: &BlobId) -> io::Result<bool> {
+        let is_here = self.stat(blob)?.is_some();
+        // The data first: a blob is there as long as its data is.
+        for extension in ["", ".bao"] {
+            match fs::remove_file(self.path(blob, extension)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.forget_part(blob)?;
+        self.sync()?;
+        Ok(is_here)
+    }
+
     /// Forgets what is here of a blob that never became whole.
     pub(crate) fn forget_part(&self, blob: &BlobId) -> io::Result<()> {
         for extension in [".part", ".part.bao"] {

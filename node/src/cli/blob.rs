@@ -46,6 +46,14 @@ pub(crate) enum BlobCommand {
         /// Its hash, or the first digits of it
         blob: String,
     },
+    /// Remove a blob from this device; others keep theirs
+    Rm {
+        /// Its hash, or the first digits of it
+        blob: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
     /// Pause what is being fetched
     Pause {
         /// Its hash, or the first digits of it
@@ -65,6 +73,7 @@ pub(crate) async fn run(common: &Common, command: BlobCommand) -> Outcome {
         BlobCommand::Get { blob, to, from } => get(common, &blob, to.as_deref(), from.as_deref()).await,
         BlobCommand::Ls => list(common).await,
         BlobCommand::Stat { blob } => stat(common, &blob).await,
+        BlobCommand::Rm { blob, yes } => remove(common, &blob, yes).await,
         BlobCommand::Pause { blob } => pause(common, &blob, true).await,
         BlobCommand::Resume { blob } => pause(common, &blob, false).await,
     }
@@ -209,6 +218,33 @@ async fn stat(common: &Common, word: &str) -> Outcome {
     ];
     rows.iter().for_each(|(name, value)| line(&format!("{name:<12}{value}")));
     Ok(())
+}
+
+async fn remove(common: &Common, word: &str, is_sure: bool) -> Outcome {
+    let mut client = common.connect().await?;
+    let resource = format!("/v1/blobs/{}", encode(word));
+    let blob = client.get(&resource).await?;
+    let id = scalar(&blob["blob"]);
+    if !is_sure && !confirm(&format!("remove {id}, {}, from this device?", size_of(&blob["bytes"])))? {
+        return Err(Failure::new(code::NEGATIVE, "nothing was removed").hint(format!("fleetsync blob rm {word} --yes")));
+    }
+    client.delete(&resource).await?;
+    note(&format!("{id} is removed from this device"));
+    Ok(())
+}
+
+/// Asks on the terminal; where there is none the answer has to be given beforehand.
+fn confirm(question: &str) -> Result<bool, Failure> {
+    if !io::stdin().is_terminal() {
+        let failure = Failure::new(code::USAGE, "this removes something, and there is no terminal to ask on");
+        return Err(failure.hint("add --yes"));
+    }
+    note(&format!("{question} [y/N]"));
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::new(code::USAGE, "no answer").cause(error).hint("add --yes"))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 async fn pause(common: &Common, word: &str, is_paused: bool) -> Outcome {

@@ -76,6 +76,10 @@ fn what_is_put_on_one_is_listed_on_all_and_fetched_by_its_hash() {
     assert_eq!(fleet.cli("a", &["blob", "get", &empty]).ok().trim(), empty);
     assert_eq!(put(&fleet, "a", &path), blob);
 
+    fleet.cli("b", &["blob", "rm", &blob]).fails(2, &["--yes"]);
+    fleet.cli("b", &["blob", "rm", &blob, "--yes"]).ok();
+    within("a alone has it", || a.get(&format!("/v1/blobs/{blob}"))["holders"].as_array().unwrap().len() == 1);
+    fleet.cli("b", &["blob", "rm", &blob, "--yes"]).fails(4, &["not on this device"]);
     let nobody = "ab".repeat(32);
     fleet.cli("a", &["blob", "get", &nobody]).fails(4, &["no device says that it has this blob"]);
     fleet.cli("a", &["blob", "get", &nobody, "--from", "b"]).fails(1, &["it does not have this blob"]);
