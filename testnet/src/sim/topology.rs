@@ -80,8 +80,10 @@ pub(crate) const LINKS_PER_NODE_MAX: usize = 64;
 pub(crate) const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The presets: name and file.
-const PRESETS: [(&str, &str); 12] = [
+const PRESETS: [(&str, &str); 14] = [
     ("lan-12", include_str!("../../topologies/lan-12.toml")),
+    ("bulk-long", include_str!("../../topologies/bulk-long.toml")),
+    ("bulk-paths", include_str!("../../topologies/bulk-paths.toml")),
     ("failover", include_str!("../../topologies/failover.toml")),
     ("fleet-12-4z", include_str!("../../topologies/fleet-12-4z.toml")),
     ("lab-25", include_str!("../../topologies/lab-25.toml")),
