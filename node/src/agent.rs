@@ -204,8 +204,6 @@ pub(crate) fn start(setup: Setup, stop: oneshot::Receiver<()>) -> Result<(Agent,
 fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
     let gatekeeper = Arc::new(Gatekeeper::default());
     gatekeeper.offline.store(setup.folder.is_offline(), Ordering::Relaxed);
-    let mut mesh_config = transport::Config::new(setup.key.to_bytes(), setup.mesh.listen);
-    mesh_config.mdns = setup.mesh.mdns;
     let config = Config {
         fleet: setup.fleet,
         key: setup.key.clone(),
@@ -217,14 +215,8 @@ fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
         let (document, seq) = (damaged.name().document, damaged.seq);
         tracing::error!(%document, seq, "the last change of a log is damaged on this disk; see: fleetsync doc verify {document}");
     }
-    let (to_mesh, to_bulk) = (Arc::clone(&gatekeeper), Arc::clone(&gatekeeper));
-    let admit_to_bulk: transport::Admit = Arc::new(move |peer: &PeerKey| to_bulk.admits_to_bulk(peer));
-    let (bulk, asked) =
-        bulk::start(setup.key.to_bytes(), &mesh_config.listen.ips, setup.mesh.bulk_port, &admit_to_bulk)?;
-    mesh_config.bulk = Some(bulk.inlet());
-    let (mesh, mesh_events) = transport::spawn(mesh_config, Arc::new(move |peer: &PeerKey| to_mesh.admits(peer)))?;
-    let plane = Plane { bulk: bulk.clone(), mesh: mesh.clone(), asked };
-    bulk::keep_port(&setup.folder, bulk.port());
+    let (plane, mesh_events) = start_networks(&setup, &gatekeeper)?;
+    let (mesh, bulk) = (plane.mesh.clone(), plane.bulk.clone());
     let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
     let (events, _) = broadcast::channel(EVENTS_MAX);
     let (restored, restored_seen) = watch::channel(0);
@@ -274,6 +266,22 @@ fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
     node.note_roster();
     node.environment_changed();
     Ok((agent, plane, node, Inbox { commands, mesh: mesh_events, synced, read }))
+}
+
+/// Starts the mesh and the bulk plane.
+fn start_networks(
+    setup: &Setup,
+    gatekeeper: &Arc<Gatekeeper>,
+) -> Result<(Plane, mpsc::Receiver<transport::Event>), StartError> {
+    let mut config = transport::Config::new(setup.key.to_bytes(), setup.mesh.listen.clone());
+    config.mdns = setup.mesh.mdns;
+    let (to_mesh, to_bulk) = (Arc::clone(gatekeeper), Arc::clone(gatekeeper));
+    let admit_to_bulk: transport::Admit = Arc::new(move |peer: &PeerKey| to_bulk.admits_to_bulk(peer));
+    let (bulk, asked) = bulk::start(setup.key.to_bytes(), &config.listen.ips, setup.mesh.bulk_port, &admit_to_bulk)?;
+    bulk::keep_port(&setup.folder, bulk.port());
+    config.bulk = Some(bulk.inlet());
+    let (mesh, events) = transport::spawn(config, Arc::new(move |peer: &PeerKey| to_mesh.admits(peer)))?;
+    Ok((Plane { bulk, mesh, asked }, events))
 }
 
 async fn run(mut node: Node, inbox: Inbox, mut stop: oneshot::Receiver<()>) -> End {

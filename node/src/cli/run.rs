@@ -122,6 +122,14 @@ pub(super) fn listen_on(settings: &Settings, node: &NodeFile) -> Result<(Listen,
     Ok((Listen { ips, port }, is_fixed))
 }
 
+/// What may be sent of blobs.
+fn limits(settings: &Settings) -> Result<Limits, Failure> {
+    Ok(Limits {
+        own: settings.parse("bulk.max_rate", "a number of bytes a second")?,
+        relayed: settings.parse("relay.max_rate", "a number of bytes a second")?,
+    })
+}
+
 /// A port that a person named is insisted on; the one that was kept is preferred.
 fn bulk_port(settings: &Settings, node: &NodeFile) -> Result<BulkPort, Failure> {
     let otherwise = if settings.text("port") == Some("0") { 0 } else { DEFAULT_BULK_PORT };
@@ -207,10 +215,7 @@ async fn serve(
     let mesh = MeshSetup { listen: listen.clone(), mdns, is_metered, bulk_port };
     let pulse = supervisor.clone().map(|supervisor| Pulse::new(supervisor, Instant::now()));
     let setup = Setup { folder, store, fleet, incarnation, key, clock, mesh, pulse };
-    let limits = Limits {
-        own: settings.parse("bulk.max_rate", "a number of bytes a second")?,
-        relayed: settings.parse("relay.max_rate", "a number of bytes a second")?,
-    };
+    let limits = limits(settings)?;
     let blobs = Blobs::open(&blobs_folder)
         .map_err(|error| Failure::new(code::REFUSED, "the blobs cannot be read").cause(error).hint("df -h"))?;
     let (agent, plane, mut task) = agent::start(setup, stopped).map_err(|error| {
