@@ -197,13 +197,6 @@ impl Bulk {
         Ok(Answer(Box::pin(receive)))
     }
 
-    /// The round trip of the connection with a peer, and the share of its packets that were lost, in millionths.
-    pub fn path(&self, peer: &PeerKey) -> Option<(Duration, u64)> {
-        let path = self.held(peer)?.stats().path;
-        let loss = (path.lost_packets * 1_000_000).checked_div(path.sent_packets).unwrap_or(0);
-        Some((path.rtt, loss))
-    }
-
     /// Closes the connection with a peer, where there is one; the next request opens another.
     pub fn close(&self, peer: &PeerKey) {
         if let Some(connection) = self.connections().remove(peer) {

@@ -50,7 +50,7 @@ async fn a_long_answer_comes_whole_and_the_connection_serves_both_ends() {
     let asking = tokio::spawn(async move { read(bulk.ask(b_key, &at, b"x").await.expect("it is there")).await });
     assert_eq!(b.answer(5_000_000).await, a_key);
     assert_eq!(asking.await.expect("no panic"), vec![b'x'; 5_000_000]);
-    assert!(a.bulk.path(&b_key).is_some());
+    assert!(a.bulk.held(&b_key).is_some());
     // The other way over the same connection: no address is needed.
     let bulk = b.bulk.clone();
     let asking = tokio::spawn(async move { read(bulk.ask(a_key, &[], b"y").await.expect("it is there")).await });
