@@ -16,10 +16,20 @@ fn ways(node: &Node, to: &str) -> Vec<Vec<String>> {
     node.get(&format!("/v1/routes/{to}"))["ways"].as_array().unwrap().iter().map(path).collect()
 }
 
-/// Sends a signal.
+/// Sends a signal. One that was told to stop stands still afterwards: on a busy machine its threads go on for a moment.
 fn signal(node: &Node, name: &str) {
     let sent = Command::new("kill").args([format!("-{name}"), node.pid().to_string()]).status().unwrap();
     assert!(sent.success());
+    within("all threads stand still", || name != "STOP" || threads(node).iter().all(|state| state == "T"));
+}
+
+/// The states of all threads, as in proc(5).
+fn threads(node: &Node) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", node.pid())).unwrap();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+    // The name, in parentheses, may have spaces.
+    let state = |stat: String| Some(stat.rsplit_once(") ")?.1.split(' ').next()?.to_owned());
+    stats.filter_map(state).collect()
 }
 
 /// A fleet of the hubs h and i and the leaves a and c, which are linked with both hubs and cannot reach one another.
@@ -30,8 +40,10 @@ pub(crate) fn two_hubs() -> (Fleet, [Node; 4]) {
     let i = fleet.run("i");
     let dials = |name| fleet.spawn(name, fleet.command(name, &["run", "--listen", "none"])).ready();
     let [a, c] = ["a", "c"].map(dials);
-    within("all links that there can be", || [&h, &i].iter().all(|hub| hub.links() == 3));
-    assert!(a.links() == 2 && c.links() == 2);
+    // The ends of a link know it one after the other.
+    within("all links that there can be", || {
+        [&h, &i].iter().all(|hub| hub.links() == 3) && [&a, &c].iter().all(|leaf| leaf.links() == 2)
+    });
     (fleet, [h, i, a, c])
 }
 
@@ -117,8 +129,6 @@ fn devices_answer_over_others() {
     assert_eq!((&mark["value"], &mark["view"]), (&own["facts"]["collector.source"]["value"], &json!("c")));
     fleet.cli("a", &["device", "get", "c", "no.such", "--live"]).fails(4, &["no.such"]);
 
-    // Directly, and this device itself.
-    assert!(fleet.cli("a", &["peer", "ping", "h", "--count", "1"]).ok().contains("directly"));
     assert!(fleet.cli("a", &["peer", "ping", "a", "--count", "1"]).ok().contains("this device"));
 
     // The hub that is used stands still while a question is on its way over it.
@@ -157,5 +167,7 @@ fn links_are_measured_and_announced() {
     let measured = &peers[0]["measured"];
     assert!(measured["rtt_ms"].as_f64().unwrap() < 1_000.0 && measured["metered"] == false, "{peers}");
     assert!(measured["cost_ms"].as_f64().unwrap() >= 0.5, "{peers}");
+    // Where there are others, a way over one of them may seem as short on one machine.
+    assert!(fleet.cli("a", &["peer", "ping", "b", "--count", "1"]).ok().contains("directly"));
     drop(b);
 }
