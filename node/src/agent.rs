@@ -263,6 +263,7 @@ fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
         failure: None,
     };
     node.note_seeds();
+    node.read_link_documents();
     node.note_roster();
     node.environment_changed();
     Ok((agent, plane, node, Inbox { commands, mesh: mesh_events, synced, read }))
@@ -438,10 +439,12 @@ impl Node {
             Command::Look(look) => look(self),
             Command::Ask(to, question, answer) => self.ask(to, &question, answer),
             Command::AnnounceBlobs(blobs) => self.announce_blobs(blobs),
+            // An error of these two means that the asker is gone.
             Command::SetOffline(offline, reply) => {
-                let result = self.set_offline(offline);
-                // An error means that the asker is gone.
-                let _ = reply.send(result);
+                let _ = reply.send(self.set_offline(offline));
+            }
+            Command::AddAddresses(peer, addresses, reply) => {
+                let _ = reply.send(self.add_seeds(peer, &addresses));
             }
             Command::Request(make, reply) => match &self.full {
                 Some(reason) => {
@@ -540,15 +543,6 @@ impl Node {
         if let Ok(mut known) = self.gatekeeper.removed.write() {
             *known = removed;
         }
-    }
-
-    fn note_seeds(&mut self) {
-        for seed in self.folder.seeds() {
-            if let Ok(peer) = seed.peer.parse() {
-                self.neighbours.add_addresses(self.now(), peer, vec![seed.address]);
-            }
-        }
-        self.read_link_documents();
     }
 
     fn read_link_documents(&mut self) {

@@ -188,7 +188,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
 fn router(api: Api) -> Router {
     Router::new()
         .route("/v1/status", get(status::status))
-        .route("/v1/peers", get(peers::list))
+        .route("/v1/peers", get(peers::list).post(peers::add))
         .route("/v1/graph", get(graph::show))
         .route("/v1/doctor", get(doctor::examine))
         .route("/v1/routes/{device}", get(routes::show))

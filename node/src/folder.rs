@@ -6,7 +6,7 @@
 //! DIR/device.key      the device's ed25519 seed, 0600, not encrypted
 //! DIR/sealing.key     the X25519 secret for sealed secrets, 0600
 //! DIR/node.json       fleet, incarnation, ports
-//! DIR/seeds.json      addresses of the members that a ticket named
+//! DIR/seeds.json      addresses of members that a ticket or a person named
 //! DIR/offline         exists while the node was told to stay offline
 //! DIR/store/          RocksDB
 //! DIR/blobs/          blobs by their hash
@@ -76,13 +76,19 @@ pub(crate) struct NodeFile {
     pub(crate) bulk_port: Option<u16>,
 }
 
-/// A member that a ticket named.
+/// A member that a ticket or a person named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Seed {
     /// Its key, hexadecimal.
     pub(crate) peer: String,
     /// A multiaddress.
     pub(crate) address: String,
+}
+
+impl From<&Address> for Seed {
+    fn from(address: &Address) -> Seed {
+        Seed { peer: address.peer.to_string(), address: address.address.clone() }
+    }
 }
 
 /// A locked data folder.
@@ -179,11 +185,7 @@ impl Folder {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    pub(crate) fn write_seeds(&self, addresses: &[Address]) -> Result<(), FolderError> {
-        let seeds: Vec<Seed> = addresses
-            .iter()
-            .map(|address| Seed { peer: address.peer.to_string(), address: address.address.clone() })
-            .collect();
+    pub(crate) fn write_seeds(&self, seeds: &[Seed]) -> Result<(), FolderError> {
         write_json(&self.path.join("seeds.json"), &seeds)
     }
 

@@ -14,7 +14,7 @@ use ed25519_dalek::SigningKey;
 use transport::{Listen, PeerKey};
 
 use crate::clock::Clock;
-use crate::folder::{Folder, FolderError, NodeFile, random};
+use crate::folder::{Folder, FolderError, NodeFile, Seed, random};
 use crate::store::{OpenError, Store, WriteError};
 
 /// How long a join tries, over all addresses.
@@ -246,7 +246,7 @@ impl Entry {
         let Ok(Body::Invitation(invited)) = Body::of(self.invitation.statement()) else {
             return Err(EnrolError::Chain("there is no invitation".to_owned()));
         };
-        folder.write_seeds(addresses)?;
+        folder.write_seeds(&addresses.iter().map(Seed::from).collect::<Vec<_>>())?;
         settle(folder, self.fleet, statements)?;
         Ok(invited.name)
     }

@@ -36,6 +36,7 @@
 //! ```
 #![deny(missing_docs, unreachable_pub)]
 
+mod address;
 pub mod bulk;
 mod config;
 mod cost;
@@ -56,6 +57,7 @@ mod routes;
 mod session;
 mod swarm;
 
+pub use address::{BadAddress, addresses_of};
 pub use config::{Config, Listen, StartError};
 pub use cost::{Cost, CostParts, LinkKind, LinkState};
 pub use cuts::{Cut, Cuts, cuts};

@@ -20,6 +20,7 @@ pub(super) enum Command {
     Ask(Key, Question, AnswerSender),
     AnnounceBlobs(BTreeMap<BlobId, u64>),
     SetOffline(bool, oneshot::Sender<Result<(), String>>),
+    AddAddresses(Key, Vec<String>, oneshot::Sender<Result<(), String>>),
 }
 
 /// The node stopped.
@@ -76,6 +77,13 @@ impl Agent {
     pub(crate) async fn set_offline(&self, offline: bool) -> Result<Result<(), String>, Stopped> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::SetOffline(offline, reply)).await.map_err(|_| Stopped)?;
+        answer.await.map_err(|_| Stopped)
+    }
+
+    /// Remembers where a member may be reached, over restarts too, and tries it now where a link with it is wanted.
+    pub(crate) async fn add_addresses(&self, peer: Key, addresses: Vec<String>) -> Result<Result<(), String>, Stopped> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::AddAddresses(peer, addresses, reply)).await.map_err(|_| Stopped)?;
         answer.await.map_err(|_| Stopped)
     }
 

@@ -16,11 +16,14 @@ use super::events::let_go_text;
 use super::link_document::{LinkDocument, Report};
 use super::routing::{moment, time};
 use super::{Node, NodeEvent, announced};
+use crate::folder::Seed;
 
 /// Most addresses of a peer, without those that mDNS found.
 const ADDRESSES_MAX: usize = 16;
 /// Most addresses of a peer that mDNS found. Anyone on the local network can say anything there.
 const FOUND_MAX: usize = 4;
+/// Most addresses that a ticket and people named.
+const SEEDS_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct Peer {
@@ -144,6 +147,11 @@ impl Neighbours {
         self.dials.reach_changed(moment(now), peer, is_reached);
     }
 
+    /// A peer can be dialled at once, whatever failed before.
+    fn try_now(&mut self, now: Time, peer: Key) {
+        self.dials.seen(moment(now), PeerKey(peer.0));
+    }
+
     pub(super) fn try_all_now(&mut self, now: Time) {
         self.dials.try_all_now(moment(now));
     }
@@ -236,6 +244,35 @@ impl Node {
                 self.effects();
             }
         }
+    }
+
+    /// Takes over where members were when this node was told of them.
+    pub(super) fn note_seeds(&mut self) {
+        for seed in self.folder.seeds() {
+            if let Ok(peer) = seed.peer.parse() {
+                self.neighbours.add_addresses(self.now(), peer, vec![seed.address]);
+            }
+        }
+    }
+
+    /// A person says where a member may be reached.
+    pub(super) fn add_seeds(&mut self, peer: Key, addresses: &[String]) -> Result<(), String> {
+        let name = peer.to_string();
+        let mut seeds = self.folder.seeds();
+        seeds.retain(|seed| seed.peer != name || !addresses.contains(&seed.address));
+        if seeds.len() + addresses.len() > SEEDS_MAX {
+            return Err(format!(
+                "{SEEDS_MAX} addresses are remembered already; seeds.json in the data folder has them"
+            ));
+        }
+        let new = addresses.iter().map(|address| Seed { peer: name.clone(), address: address.clone() });
+        // Read in this order at a start, when the last one is put first.
+        seeds.extend(new.rev());
+        self.folder.write_seeds(&seeds).map_err(|error| error.to_string())?;
+        let now = self.now();
+        self.neighbours.add_addresses(now, peer, addresses.to_vec());
+        self.neighbours.try_now(now, peer);
+        Ok(())
     }
 
     /// A dial came to nothing. Watchers hear of the first one of a row.

@@ -3,12 +3,14 @@
 use axum::Json;
 use axum::extract::State;
 use crdt::id::{DeviceId, Key};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use transport::PeerKey;
 
+use super::devices::resolve;
 use super::routes::{link_to_json, millis};
 use super::status::{name_of, presence_text};
-use super::{Api, Problem};
+use super::{Api, Body, Problem};
 use crate::agent::{Node, Presence, held_text};
 
 pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem> {
@@ -22,6 +24,38 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem>
         Value::Array(others.collect())
     };
     Ok(Json(api.agent.look(list).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AddBody {
+    /// A name, an id, a unique prefix of one, or a key.
+    peer: String,
+    /// As people write it.
+    address: String,
+}
+
+/// Remembers where a member may be reached.
+pub(super) async fn add(State(api): State<Api>, Body(body): Body<AddBody>) -> Result<Json<Value>, Problem> {
+    let addresses = transport::addresses_of(&body.address).map_err(|error| Problem::bad_request(error.to_string()))?;
+    let named = move |node: &Node| -> Result<(Key, String), Problem> {
+        let roster = node.engine.replica().roster();
+        let device = match body.peer.parse::<Key>() {
+            Ok(key) => key.device(),
+            Err(_) => resolve(node, &body.peer)?,
+        };
+        let key = roster.key_of(&device).filter(|_| node.is_member(&device)).ok_or_else(|| {
+            let detail = format!("{:?} is no member of this fleet: only members are linked", body.peer);
+            Problem::not_found(detail).hint("fleetsync member ls")
+        })?;
+        let own = || Problem::refused("that is this device itself").hint("fleetsync peer ls");
+        (key != node.key).then(|| (key, name_of(node, &device))).ok_or_else(own)
+    };
+    let (key, name) = api.agent.look(named).await??;
+    match api.agent.add_addresses(key, addresses.clone()).await? {
+        Ok(()) => Ok(Json(json!({ "name": name, "device": key.device().to_string(), "addresses": addresses }))),
+        Err(reason) => Err(Problem::refused(reason)),
+    }
 }
 
 fn peer(node: &Node, device: &DeviceId, key: Key, presence: Presence) -> Value {

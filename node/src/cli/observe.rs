@@ -1,11 +1,11 @@
 //! `status` and `peer`: what the node sees.
 
 use clap::Subcommand;
-use serde_json::Value;
+use serde_json::{Value, json as object};
 
 use super::ping::{self, PingArgs};
 use super::{Common, Failure, Outcome, code, watch};
-use crate::output::{age, bytes_text, dial_error, endpoint, escaped, json, print, scalar, table};
+use crate::output::{Format, age, bytes_text, dial_error, endpoint, escaped, json, note, print, scalar, table};
 
 /// `peer`
 #[derive(Subcommand)]
@@ -15,6 +15,12 @@ pub(crate) enum PeerCommand {
         /// Again every second, until interrupted
         #[arg(long)]
         watch: bool,
+    },
+    /// Remember where a member may be reached, and try it now where a link with it is wanted
+    Add {
+        /// The member and its address: a name, id or key, then host and port or a multiaddress
+        #[arg(value_name = "PEER@ADDRESS")]
+        address: String,
     },
     /// Ask a device whether it is there, over others where no link leads to it
     Ping(PingArgs),
@@ -75,6 +81,7 @@ pub(crate) async fn peer(common: &Common, command: PeerCommand) -> Outcome {
     match command {
         PeerCommand::Ls { watch } => watch::show(common, "/v1/peers", watch, list).await,
         PeerCommand::Show { peer } => show(common, &peer).await,
+        PeerCommand::Add { address } => add(common, &address).await,
         PeerCommand::Ping(args) => ping::run(common, &args).await,
     }
 }
@@ -83,6 +90,25 @@ fn list(peers: &Value) -> String {
     let mut rows: Vec<_> = peers.as_array().into_iter().flatten().map(row).collect();
     rows.sort();
     table(&["PEER", "ZONE", "STATE", "RTT", "LOSS", "RATE", "KIND", "SINCE", "VIA", "WHY"], &rows)
+}
+
+/// Takes `PEER@ADDRESS`, as `status` prints it.
+async fn add(common: &Common, word: &str) -> Outcome {
+    let (peer, address) = word.rsplit_once('@').ok_or_else(|| {
+        Failure::new(code::USAGE, format!("{word:?} does not say whose address it is"))
+            .hint("fleetsync peer add robot-7@192.0.2.1:4410")
+    })?;
+    let body = object!({ "peer": peer, "address": address });
+    let added = common.connect().await?.post("/v1/peers", &body).await?;
+    if common.format() != Format::Table {
+        print(&json(&added, common.format()));
+        return Ok(());
+    }
+    let name = scalar(&added["name"]);
+    let addresses = added["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let shown = addresses.map(|address| escaped(&endpoint(address))).collect::<Vec<_>>().join(", ");
+    note(&format!("{name} is tried at {shown}; fleetsync peer show {name} says what came of it"));
+    Ok(())
 }
 
 async fn show(common: &Common, peer: &str) -> Outcome {

@@ -4,6 +4,7 @@
 //! test can cut a write at any step.
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
 
+mod addresses;
 mod api;
 mod blobs;
 mod convergence;
