@@ -2,7 +2,9 @@
 //!
 //! A hop that loses the link over which it sent a request sends it over another way, and says which link failed; one that
 //! knows no way gives it back to the neighbour it came from, which tries the next. A request carries its path, so that it
-//! never comes to a node twice, and crosses [`MAX_HOPS`] links at most. The answer goes back the way the request came.
+//! never comes to a node twice, and crosses [`MAX_HOPS`] links at most. The answer goes back the way the request came, and is
+//! taken only from who was handed the request. Ways that cost nearly the same are shared by flow: all requests from one node
+//! to another take the same of them, as long as it is there.
 //! Bodies are opaque: that they are signed end to end is the owner's affair, who must expect the same request twice.
 //!
 //! Pure: times, messages and [`Routes`] come in, [`Action`]s go out.
@@ -26,7 +28,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::peer::PeerKey;
+use crate::peer::{PeerKey, hash_of};
 use crate::routes::Routes;
 
 pub use message::{
@@ -43,6 +45,8 @@ const MAX_UNDER_WAY: usize = 4_096;
 const MAX_UNDER_WAY_OF_PEER: usize = 1_024;
 /// Most bytes of their bodies.
 const MAX_UNDER_WAY_BYTES: usize = 8 << 20;
+/// Ways are shared that cost at most so many parts in one more than the best.
+const NEARLY_EQUAL: u32 = 8;
 /// After so long a request is forgotten, and one of this node's own has failed.
 pub const LIFETIME: Duration = Duration::from_secs(10);
 
@@ -114,6 +118,8 @@ struct UnderWay {
     from: Option<PeerKey>,
     /// The neighbour that it was handed to; none where it is for this node.
     next: Option<PeerKey>,
+    /// All neighbours that it was handed to: an answer may yet come from the first of them.
+    handed: BTreeSet<PeerKey>,
     request: Request,
     ends_at: Duration,
 }
@@ -201,7 +207,12 @@ impl Forwarder {
                     self.send(peer, Message::NoWay(NoWay { id, failed: Vec::new() }));
                 }
             }
-            Message::Answer(answer) => self.answered(answer),
+            Message::Answer(answer) => {
+                let was_handed = |under_way: &UnderWay| under_way.handed.contains(&peer);
+                if self.under_way.get(&answer.id).is_some_and(was_handed) {
+                    self.answered(answer);
+                }
+            }
             Message::NoWay(no_way) => self.given_back(peer, no_way, routes),
             Message::Unheard => {}
         }
@@ -250,7 +261,8 @@ impl Forwarder {
     fn take(&mut self, now: Duration, from: Option<PeerKey>, request: Request) -> bool {
         let id = request.id;
         // Of what came first, what is known to have failed still holds.
-        let known = self.forget(&id).map(|before| before.request.failed).unwrap_or_default();
+        let before = self.forget(&id).map(|before| (before.request.failed, before.handed));
+        let (known, handed) = before.unwrap_or_default();
         let of_peer = |peer: PeerKey| self.under_way.values().filter(|other| other.from == Some(peer)).count();
         let is_full = self.under_way.len() >= MAX_UNDER_WAY
             || self.bytes + request.body.len() > MAX_UNDER_WAY_BYTES
@@ -259,7 +271,7 @@ impl Forwarder {
         if is_full {
             return false;
         }
-        let mut under_way = UnderWay { from, next: None, request, ends_at: now + LIFETIME };
+        let mut under_way = UnderWay { from, next: None, handed, request, ends_at: now + LIFETIME };
         note_failed(&mut under_way.request.failed, known);
         self.bytes += under_way.request.body.len();
         self.ends.insert((under_way.ends_at, id));
@@ -297,6 +309,7 @@ impl Forwarder {
     fn hand_to(&mut self, id: RequestId, next: PeerKey) {
         let Some(under_way) = self.under_way.get_mut(&id) else { return };
         under_way.next = Some(next);
+        under_way.handed.insert(next);
         let mut request = under_way.request.clone();
         request.ttl -= 1;
         request.path.push(self.me);
@@ -327,7 +340,10 @@ impl Forwarder {
         };
         let usual = || {
             let ways = routes.ways(&request.to).into_iter();
-            ways.filter(|way| way.is_loop_free).map(|way| way.next).find(is_open)
+            let open: Vec<_> = ways.filter(|way| way.is_loop_free && is_open(&way.next)).collect();
+            let best = open.first()?.cost.micros();
+            let equal = open.iter().take_while(|way| way.cost.micros() <= best + best / NEARLY_EQUAL);
+            equal.map(|way| way.next).max_by_key(|next| hash_of([&request.id.from, &request.to, next]))
         };
         let round = || routes.way_round(&request.to, &request.path, &request.failed, is_open);
         // A link that was not measured yet is no part of any way.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use crate::peer::PeerKey;
+use crate::peer::{PeerKey, hash_of};
 use crate::routes::Routes;
 
 #[cfg(test)]
@@ -487,14 +487,7 @@ impl Overlay {
     }
 }
 
-/// A hash of two keys, whichever comes first (rendezvous hashing, Thaler and Ravishankar 1998; mixed as SplitMix64).
+/// A hash of two keys, whichever comes first.
 fn rendezvous(one: &PeerKey, other: &PeerKey) -> u64 {
-    let (low, high) = (one.min(other), one.max(other));
-    let words = [low, high].into_iter().flat_map(|key| key.0.as_chunks::<8>().0.iter().copied());
-    words.fold(0, |hash, word| {
-        let mut mixed: u64 = (hash ^ u64::from_le_bytes(word)).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    })
+    hash_of([one.min(other), one.max(other)])
 }

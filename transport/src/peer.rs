@@ -69,6 +69,17 @@ impl FromStr for PeerKey {
     }
 }
 
+/// A hash of keys in this order (for rendezvous hashing, Thaler and Ravishankar 1998; mixed as SplitMix64).
+pub(crate) fn hash_of<const N: usize>(keys: [&PeerKey; N]) -> u64 {
+    let words = keys.into_iter().flat_map(|key| key.0.as_chunks::<8>().0.iter().copied());
+    words.fold(0, |hash, word| {
+        let mut mixed: u64 = (hash ^ u64::from_le_bytes(word)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

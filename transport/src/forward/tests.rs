@@ -311,17 +311,55 @@ fn an_answer_says_over_which_nodes_it_came() {
     world.run();
     assert_eq!(end_of(&world, 0), Ok((Duration::ZERO, vec![])));
     assert_eq!(end_of(&world, 1), Ok((DELAY * 2, vec![1])));
-    assert_eq!(end_of(&world, 3), Ok((DELAY * 4, vec![1, 3])));
+    assert_eq!(end_of(&world, 3), Ok((DELAY * 4, vec![2, 3])));
+}
+
+#[test]
+fn equal_ways_are_shared_by_flow_and_dearer_ones_are_not() {
+    // 0 and each of 4 to 19 are joined by 1, by 2 and, at twice the cost, over 3 and 20.
+    let ends = 4..20_usize;
+    let links = ends.clone().flat_map(|end| [(1, end), (2, end), (end, 20)]);
+    let mut world = World::new(21, &links.chain([(0, 1), (0, 2), (0, 3), (3, 20)]).collect());
+    for end in ends.clone() {
+        (0..3).for_each(|again| ask(&mut world, (end * 10 + again) as u64, end));
+    }
+    world.run();
+    let first = |number: usize| end_of(&world, number as u64).expect("an answer").1[0];
+    let firsts: Vec<usize> = ends.clone().map(|end| first(end * 10)).collect();
+    assert!(
+        ends.clone().all(|end| (1..3).all(|again| first(end * 10 + again) == first(end * 10))),
+        "a flow keeps its way"
+    );
+    let shares = [1, 2, 3].map(|hop| firsts.iter().filter(|first| **first == hop).count());
+    assert!(shares[0] >= 4 && shares[1] >= 4 && shares[2] == 0, "{shares:?}");
+}
+
+#[test]
+fn only_who_was_handed_a_request_answers_it() {
+    let mut world = square();
+    let (forwarder, routes) = &mut world.nodes[0];
+    forwarder.ask(Duration::ZERO, 7, key(3), vec![3], routes);
+    let Some(Action::Send { peer, .. }) = forwarder.poll_action() else { panic!("it is handed on") };
+    let other = if peer == key(1) { key(2) } else { key(1) };
+    let id = RequestId { from: key(0), number: 7 };
+    let answer = |body: u8| Message::Answer(Answer { id, hops: vec![peer, key(3)], body: vec![body] });
+    forwarder.message(Duration::ZERO, other, answer(1), routes).expect("nothing is wrong with the message");
+    assert_eq!(forwarder.poll_action(), None, "whoever saw the number can say anything");
+    // The first one is given up, and answers yet.
+    forwarder.peers(BTreeSet::from([other]), routes);
+    assert!(matches!(forwarder.poll_action(), Some(Action::Send { peer: next, .. }) if next == other));
+    forwarder.message(Duration::ZERO, peer, answer(2), routes).expect("nothing is wrong with the message");
+    assert_eq!(forwarder.poll_action(), Some(Action::Answered { number: 7, hops: vec![peer, key(3)], body: vec![2] }));
 }
 
 #[test]
 fn a_hop_that_stands_still_is_passed_when_its_neighbour_sees_it() {
     let mut world = square();
-    world.happens(Duration::ZERO, 1, Fault::Freezes(10));
+    world.happens(Duration::ZERO, 2, Fault::Freezes(10));
     ask(&mut world, 7, 3);
     world.run();
     // Once the first hop goes on it hands on what it has; that is answered too, to a neighbour that waits no more.
-    assert_eq!(end_of(&world, 7), Ok((NOTICED + DELAY * 4, vec![2, 3])));
+    assert_eq!(end_of(&world, 7), Ok((NOTICED + DELAY * 4, vec![1, 3])));
 }
 
 #[test]
