@@ -342,7 +342,7 @@ impl Forwarder {
             let ways = routes.ways(&request.to).into_iter();
             let open: Vec<_> = ways.filter(|way| way.is_loop_free && is_open(&way.next)).collect();
             let best = open.first()?.cost.micros();
-            let equal = open.iter().take_while(|way| way.cost.micros() <= best + best / NEARLY_EQUAL);
+            let equal = open.iter().take_while(|way| way.cost.micros() <= best.saturating_add(best / NEARLY_EQUAL));
             equal.map(|way| way.next).max_by_key(|next| hash_of([&request.id.from, &request.to, next]))
         };
         let round = || routes.way_round(&request.to, &request.path, &request.failed, is_open);
