@@ -92,6 +92,8 @@ pub(crate) struct Setup {
 pub(crate) struct MeshSetup {
     pub(crate) listen: transport::Listen,
     pub(crate) mdns: bool,
+    /// How others reach this device where they cannot dial it.
+    pub(crate) reach: transport::Reaching,
     /// Whether this device pays for what it sends.
     pub(crate) is_metered: bool,
     pub(crate) bulk_port: BulkPort,
@@ -132,13 +134,15 @@ pub(crate) struct Node {
     pub(crate) routing: Routing,
     forwarding: Forwarding,
     pub(crate) listening: BTreeSet<String>,
+    /// Addresses that are not this machine's at which others reach this node: circuits, and what a translation leads here.
+    pub(crate) reachable: BTreeSet<String>,
     /// Where peers see this node.
     pub(crate) observed: Observed,
     /// Why nothing is taken now, where that is so.
     pub(crate) full: Option<String>,
     config: Config,
     folder: Folder,
-    mesh: transport::Handle,
+    pub(crate) mesh: transport::Handle,
     bulk: Bulk,
     announced_blobs: BTreeMap<BlobId, u64>,
     gatekeeper: Arc<Gatekeeper>,
@@ -240,6 +244,7 @@ fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
         routing: Routing::new(Key(setup.key.verifying_key().to_bytes()), setup.mesh.is_metered),
         forwarding,
         listening: BTreeSet::new(),
+        reachable: BTreeSet::new(),
         observed: Observed::default(),
         full: None,
         config,
@@ -276,6 +281,7 @@ fn start_networks(
 ) -> Result<(Plane, mpsc::Receiver<transport::Event>), StartError> {
     let mut config = transport::Config::new(setup.key.to_bytes(), setup.mesh.listen.clone());
     config.mdns = setup.mesh.mdns;
+    config.reach = setup.mesh.reach;
     let (to_mesh, to_bulk) = (Arc::clone(gatekeeper), Arc::clone(gatekeeper));
     let admit_to_bulk: transport::Admit = Arc::new(move |peer: &PeerKey| to_bulk.admits_to_bulk(peer));
     let (bulk, asked) = bulk::start(setup.key.to_bytes(), &config.listen.ips, setup.mesh.bulk_port, &admit_to_bulk)?;

@@ -106,6 +106,10 @@ pub(crate) struct Reachable<'a> {
     pub(crate) dials_only: bool,
     /// Of the links that are up: the peer's address, and whether this node dialled.
     pub(crate) links: &'a [(String, bool)],
+    /// The multiaddresses at which others were seen to reach it.
+    pub(crate) reached: &'a [String],
+    /// The peers over which those come that cannot dial it.
+    pub(crate) relays: &'a [String],
 }
 
 /// Whether others get through to the node's ports.
@@ -141,6 +145,16 @@ pub(crate) fn ports(reachable: &Reachable<'_>) -> Check {
     };
     let hint = format!("ss -lntu  # and see that the firewall lets UDP {} and TCP {} in", list(&udp), list(&tcp));
     match (dialled_in("udp"), dialled_in("tcp")) {
+        (0, 0) if !reachable.reached.is_empty() => {
+            check(Verdict::Ok, format!("{listens}; others reach it at {}", names(reachable.reached)))
+        }
+        (0, 0) if !reachable.relays.is_empty() => {
+            let found = format!(
+                "{listens}; nobody dials it through the address translation or firewall between: links to it begin over {}",
+                names(reachable.relays)
+            );
+            check(Verdict::Ok, found)
+        }
         (0, 0) if reachable.links.is_empty() => {
             check(Verdict::Unknown, format!("{listens}; no link is up that would show whether others get through"))
                 .hint(hint)

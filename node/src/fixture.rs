@@ -17,7 +17,7 @@ use serde_json::Value as Json;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use transport::Listen;
+use transport::{Listen, Reaching};
 
 use crate::agent::{self, Agent, BulkPort, MeshSetup, Setup};
 use crate::api::{self, Api};
@@ -182,7 +182,13 @@ fn setup(folder: Folder, clock: Arc<JumpingClock>) -> Setup {
         key: folder.device_key().unwrap(),
         folder,
         clock,
-        mesh: MeshSetup { listen: Listen::loopback(), mdns: false, is_metered: false, bulk_port: BulkPort::Fixed(0) },
+        mesh: MeshSetup {
+            listen: Listen::loopback(),
+            mdns: false,
+            reach: Reaching::NONE,
+            is_metered: false,
+            bulk_port: BulkPort::Fixed(0),
+        },
         pulse: None,
     }
 }

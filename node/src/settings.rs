@@ -11,7 +11,7 @@ struct Known {
     about: &'static str,
 }
 
-const KNOWN: [Known; 15] = [
+const KNOWN: [Known; 18] = [
     Known { name: "keys", default: "", about: "the person's keys folder; empty for the user's config folder" },
     Known {
         name: "listen",
@@ -37,6 +37,17 @@ const KNOWN: [Known; 15] = [
         name: "relay.max_rate",
         default: "0",
         about: "bytes a second of blobs that this device passes on for others; 0 is no limit",
+    },
+    Known {
+        name: "relay.circuits",
+        default: "true",
+        about: "carry circuits for members that nobody can dial, and ask others where nobody can dial this device",
+    },
+    Known { name: "dcutr", default: "true", about: "punch holes into address translation at the end of circuits" },
+    Known {
+        name: "autonat",
+        default: "true",
+        about: "have others dial back, to know whether they reach this device, and dial back for members",
     },
     Known { name: "mdns", default: "true", about: "find members on the local network by multicast DNS" },
     Known {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Real nodes in network namespaces: four scenarios hold, a lab does what its verbs say, and one that is killed leaves
+# Real nodes in network namespaces: five scenarios hold, a lab does what its verbs say, and one that is killed leaves
 # nothing. FLEETSYNC and TESTNET name the programs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -15,7 +15,7 @@ fail() {
 # Root, ip(8), setpriv(1) and a TUN device, or exit 77 with the reason as the last line.
 "$TESTNET" lab check
 
-for scenario in partition three-ways freeze rolling-restart; do
+for scenario in partition three-ways freeze rolling-restart behind-nat; do
     "$TESTNET" lab run "$scenario" --dir "$dir"
 done
 

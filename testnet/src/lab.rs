@@ -4,6 +4,7 @@
 //! topology says. A scenario does things to such a fleet while operators write, and judges at the end.
 //!
 //! * [`emulation`], [`quality`]: what becomes of packets on lines; pure
+//! * [`translate`]: routers between private addresses and the others; pure
 //! * [`host`], [`forward`], [`network`]: namespaces, devices, and the thread in between
 //! * [`fleet`], [`watch`]: real nodes on such a network, for the lab and for benches
 //! * [`scenario`], [`play`], [`writer`]: steps, writes, and the verdict
@@ -31,6 +32,7 @@ mod scenario;
 mod select;
 mod serve;
 mod show;
+mod translate;
 mod verbs;
 pub(crate) mod watch;
 mod writer;
@@ -86,6 +88,8 @@ enum Verb {
     Kill(Nodes),
     /// Start nodes that were killed
     Start(Nodes),
+    /// Let the routers before nodes forget their mappings of addresses, as when they start again
+    Rebind(Nodes),
     /// What the nodes do, what is cut or bent, and what became of packets
     Ps {
         /// The form of output
@@ -116,7 +120,7 @@ struct UpArgs {
 
 #[derive(Args)]
 struct RunArgs {
-    /// partition, rolling-restart, three-ways, freeze, or a file
+    /// partition, rolling-restart, three-ways, freeze, behind-nat, or a file
     scenario: String,
     /// Without a lab that is up: this topology instead of the scenario's
     #[arg(long, value_name = "FILE")]

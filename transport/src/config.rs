@@ -32,6 +32,30 @@ impl Listen {
     }
 }
 
+/// How others reach this node where they cannot dial it. Has no effect where it does not listen: then it only dials others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reaching {
+    /// Circuits (libp2p's relay v2): carry them for members that nobody can dial, and ask others where nobody can dial this
+    /// node. Joins go over them, and what is needed to punch a hole; never a session.
+    pub relay: bool,
+    /// Punch holes into the translators and firewalls at both ends of a circuit (DCUtR).
+    pub dcutr: bool,
+    /// Have others dial back, to know which addresses they reach, and dial back for members (AutoNAT v2).
+    pub autonat: bool,
+}
+
+impl Reaching {
+    /// None of it.
+    pub const NONE: Reaching = Reaching { relay: false, dcutr: false, autonat: false };
+}
+
+impl Default for Reaching {
+    /// All of it.
+    fn default() -> Self {
+        Self { relay: true, dcutr: true, autonat: true }
+    }
+}
+
 /// The settings of one mesh endpoint.
 #[derive(Clone)]
 pub struct Config {
@@ -42,6 +66,8 @@ pub struct Config {
     /// Find peers on the local network by multicast DNS. If its socket can't be opened the mesh starts without it and
     /// logs a warning: static addresses always work.
     pub mdns: bool,
+    /// How others reach this node where they cannot dial it.
+    pub reach: Reaching,
     /// Most established connections, in and out together. Half as many again may be being set up.
     pub connections_max: u32,
     /// QUIC flow window of one stream, bytes: what a peer may send ahead of a slow reader. Lower it on small devices.
@@ -54,17 +80,25 @@ pub struct Config {
 }
 
 impl Config {
-    /// The default settings: no mDNS, 200 connections, windows of 4 MB and 16 MB.
+    /// The default settings: no mDNS, all of [`Reaching`], 200 connections, windows of 4 MB and 16 MB.
     pub fn new(secret: [u8; 32], listen: Listen) -> Self {
         Self {
             secret,
             listen,
             mdns: false,
+            reach: Reaching::default(),
             connections_max: 200,
             stream_window_bytes: 4_000_000,
             connection_window_bytes: 16_000_000,
             bulk: None,
         }
+    }
+}
+
+impl Config {
+    /// How others reach this node: who does not listen is not reached.
+    pub(crate) fn reaching(&self) -> Reaching {
+        if self.listen.ips.is_empty() { Reaching::NONE } else { self.reach }
     }
 }
 

@@ -36,13 +36,23 @@ impl fmt::Display for SessionId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// Peers can reach us at this address.
+    /// We listen on this address, on an interface of this machine.
     Listening {
         /// A multiaddr without a `/p2p` suffix.
         addr: String,
     },
     /// An address we listened on is gone.
     NotListening {
+        /// A multiaddr without a `/p2p` suffix.
+        addr: String,
+    },
+    /// Peers reach us at an address that is not this machine's: it is a circuit's, or an address translation leads here.
+    Reachable {
+        /// A multiaddr without a `/p2p` suffix.
+        addr: String,
+    },
+    /// They do no longer.
+    NotReachable {
         /// A multiaddr without a `/p2p` suffix.
         addr: String,
     },

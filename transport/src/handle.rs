@@ -22,6 +22,7 @@ pub(crate) const MAX_COMMANDS: usize = 1024;
 /// An order to the swarm's task.
 pub(crate) enum Command {
     Dial { peer: PeerKey, addrs: Vec<String> },
+    Renew { peer: PeerKey, addrs: Vec<String> },
     Close { peer: PeerKey },
     Join { peer: PeerKey, addrs: Vec<String>, request: Vec<u8>, reply: oneshot::Sender<Result<Vec<u8>, JoinError>> },
     AskBulk { peer: PeerKey, request: Vec<u8>, reply: BulkReply },
@@ -49,6 +50,10 @@ pub struct Snapshot {
     pub listening: Vec<String>,
     /// The sessions that are up, by number.
     pub sessions: Vec<SessionState>,
+    /// The multiaddrs at which others have reached this node, proven by their dials or by AutoNAT.
+    pub reachable: Vec<String>,
+    /// The peers that hold a reservation for this node: circuits lead to it over them.
+    pub relays: Vec<PeerKey>,
     /// The peers being dialled.
     pub dialing: Vec<PeerKey>,
     /// What multicast DNS last saw.
@@ -152,6 +157,16 @@ impl Handle {
     /// The order was not taken.
     pub fn dial(&self, peer: PeerKey, addrs: Vec<String>) -> Result<(), OrderError> {
         self.order(Command::Dial { peer, addrs })
+    }
+
+    /// Dials a peer beside the session with it, if that is one that we dialled and that may be dead. If the dial comes up before
+    /// anything comes on the session, the session ends as `Replaced` and a new one is up. Addresses as in [`Handle::dial`],
+    /// but for circuits.
+    ///
+    /// # Errors
+    /// The order was not taken.
+    pub fn renew(&self, peer: PeerKey, addrs: Vec<String>) -> Result<(), OrderError> {
+        self.order(Command::Renew { peer, addrs })
     }
 
     /// Closes what leads to a peer: its session (queued frames are flushed, 0.4 s at most), connections, dials.

@@ -8,6 +8,7 @@
 //!   notifications go out through a bounded queue that overflows into [`Event::Resync`].
 //! * **One task a session** (`session::io`) moves the payload between the two streams and the owner. It waits where the
 //!   owner waits: an owner that stops reading events stops the peer's writer, through the transport's flow control.
+//! * **Where nobody can dial a node** (`reach`) a member relays the first words, and both ends punch a hole (`swarm::reach`).
 //! * **One of the two ends decides** which of several connections carries the session (`session::duel`).
 //! * **Pure beside that**, driven by the owner: which links are alive (`liveness`), what they are like (`measure`), what
 //!   they cost (`cost`), the ways to every node (`routes`), where the mesh is thin (`cuts`), whom to hold links to (`overlay`)
@@ -53,12 +54,13 @@ mod measure;
 mod overlay;
 mod peer;
 mod rate;
+mod reach;
 mod routes;
 mod session;
 mod swarm;
 
 pub use address::{BadAddress, addresses_of};
-pub use config::{Config, Listen, StartError};
+pub use config::{Config, Listen, Reaching, StartError};
 pub use cost::{Cost, CostParts, LinkKind, LinkState};
 pub use cuts::{Cut, Cuts, cuts};
 pub use dials::{Dial, Dials, Due};

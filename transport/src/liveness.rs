@@ -5,7 +5,8 @@
 //! its gaps are, where an answer is due, or where the owner doubts it. A probe that stays unanswered is followed by two more;
 //! if none of the three is answered the link is *suspect*: the owner stops using it at once. It is probed on, and *cleared*
 //! once it has answered for a while, for longer each time (a link that flaps is damped); who does not answer for seven
-//! seconds is *evicted*. While bytes come, answers have 600 ms: only one direction may be lost. Where the other is, the peer
+//! seconds is *evicted*, and after two the owner may set up a new connection in its place (*renew*): where a translator of
+//! addresses forgot the link, nothing else brings it back. While bytes come, answers have 600 ms: only one direction may be lost. Where the other is, the peer
 //! takes the link for dead first, and says so (`unheard`, as in BFD, RFC 5880 6.8.6): then one probe decides. A link in use that may have changed is
 //! *examined*: sixteen probes, whatever comes of each.
 //!
@@ -47,6 +48,8 @@ const EXAMINED_EVERY: Duration = Duration::from_secs(1);
 /// How long answers may stay away while bytes come: this, and four round trips.
 const ONE_WAY: Duration = Duration::from_millis(600);
 const ONE_WAY_RTTS: u32 = 4;
+/// A suspect link that answers nothing for so long is tried anew.
+const RENEW: Duration = Duration::from_secs(2);
 /// A suspect link that answers nothing for so long is evicted.
 const EVICT: Duration = Duration::from_secs(7);
 /// A suspect link is probed this often at least.
@@ -66,6 +69,8 @@ pub enum Verdict {
     Probe(SessionId),
     /// Use the link no more until it is cleared; send on whatever is on it.
     Suspect(SessionId),
+    /// The link answers nothing for two seconds: set up another in its place, if that can be. Once a suspicion.
+    Renew(SessionId),
     /// The link has shown that it is alive.
     Clear(SessionId),
     /// Close the link. It was suspect for seven seconds, and is forgotten here.
@@ -106,6 +111,18 @@ struct Suspicion {
     silent_since: Duration,
     /// Since when it answers again.
     answers_since: Option<Duration>,
+    is_renewed: bool,
+}
+
+impl Suspicion {
+    /// When a new connection is to be tried, and when this one is given up; neither while it answers.
+    fn renew_at(&self) -> Option<Duration> {
+        (self.answers_since.is_none() && !self.is_renewed).then_some(self.silent_since + RENEW)
+    }
+
+    fn evict_at(&self) -> Option<Duration> {
+        self.answers_since.is_none().then_some(self.silent_since + EVICT)
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -159,11 +176,11 @@ impl Link {
     }
 
     fn timeout(&self) -> Duration {
-        let evict = self.suspicion.filter(|suspicion| suspicion.answers_since.is_none());
-        let evict = evict.map(|suspicion| suspicion.silent_since + EVICT);
+        let suspicion = self.suspicion.as_ref();
+        let (renew, evict) = (suspicion.and_then(Suspicion::renew_at), suspicion.and_then(Suspicion::evict_at));
         let probes = self.burst.map_or_else(|| self.probe_at(), |burst| burst.next);
         let examine = (self.to_examine > 0).then_some(self.examine_at);
-        [Some(probes), examine, evict].into_iter().flatten().min().unwrap_or(probes)
+        [Some(probes), examine, renew, evict].into_iter().flatten().min().unwrap_or(probes)
     }
 }
 
@@ -345,11 +362,14 @@ impl Liveness {
 
     fn judge(&mut self, now: Duration, session: SessionId) {
         let Some(link) = self.links.get_mut(&session).filter(|link| link.timeout() <= now) else { return };
-        let is_over =
-            |suspicion: &Suspicion| suspicion.answers_since.is_none() && suspicion.silent_since + EVICT <= now;
-        if link.suspicion.as_ref().is_some_and(is_over) {
+        if link.suspicion.as_ref().and_then(Suspicion::evict_at).is_some_and(|at| at <= now) {
             self.links.remove(&session);
             return self.verdicts.push_back(Verdict::Evict(session));
+        }
+        let is_to_renew = |suspicion: &&mut Suspicion| suspicion.renew_at().is_some_and(|at| at <= now);
+        if let Some(suspicion) = link.suspicion.as_mut().filter(is_to_renew) {
+            suspicion.is_renewed = true;
+            self.verdicts.push_back(Verdict::Renew(session));
         }
         if link.to_examine > 0 && link.examine_at <= now {
             link.to_examine -= 1;
@@ -381,7 +401,9 @@ impl Liveness {
                         (false, true) => Suspected::Unanswered,
                         (false, false) => Suspected::Silent,
                     };
-                    link.suspicion = Some(Suspicion { cause, silent_since: burst.since, answers_since: None });
+                    let suspicion =
+                        Suspicion { cause, silent_since: burst.since, answers_since: None, is_renewed: false };
+                    link.suspicion = Some(suspicion);
                     self.verdicts.push_back(Verdict::Suspect(session));
                 }
             }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use libp2p::core::multiaddr::{Multiaddr, Protocol as Part};
+use libp2p::core::transport::ListenerId;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{ConnectionId, SwarmEvent};
 use libp2p::{Swarm, identify, mdns};
@@ -18,7 +19,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 mod build;
 pub(crate) mod bulk;
 mod dial;
+mod guard;
 mod link;
+mod reach;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -29,6 +32,7 @@ use crate::handle::{Command, Handle, MAX_COMMANDS, Sessions, Snapshot};
 use crate::join;
 use crate::peer::PeerKey;
 use crate::rate::Rate;
+use crate::reach::Reach;
 use crate::session::duel::Boot;
 use crate::session::handshake::{Ask, HandshakeError};
 use build::{Node, NodeEvent};
@@ -83,7 +87,7 @@ pub fn spawn(config: Config, admit: Admit) -> Result<(Handle, mpsc::Receiver<Eve
 
     let keypair = Keypair::ed25519_from_bytes(&mut config.secret.clone()).expect("any 32 bytes are an ed25519 secret");
     let me = PeerKey::from_peer_id(&keypair.public().to_peer_id()).expect("the key pair is ed25519");
-    let (swarm, port) = build::start(&config, &keypair)?;
+    let (swarm, port) = build::start(&config, &keypair, &admit)?;
     let (commands, orders) = mpsc::channel(MAX_COMMANDS);
     let (events, owner) = mpsc::channel(EVENT_QUEUE);
     let (internal, told) = mpsc::channel(MAX_INTERNAL);
@@ -110,7 +114,10 @@ pub fn spawn(config: Config, admit: Admit) -> Result<(Handle, mpsc::Receiver<Eve
         started: Instant::now(),
         refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
         listening: BTreeSet::new(),
+        reachable: BTreeSet::new(),
         discovered: BTreeMap::new(),
+        reach: Reach::default(),
+        reservations: BTreeMap::new(),
         stopping: None,
     };
     runtime.spawn(task.run(orders, told));
@@ -177,7 +184,12 @@ struct Task {
     started: Instant,
     refusals: Arc<Semaphore>,
     listening: BTreeSet<String>,
+    /// Addresses that are not this machine's at which others reach this node.
+    reachable: BTreeSet<String>,
     discovered: BTreeMap<PeerKey, Vec<String>>,
+    reach: Reach,
+    /// The listeners of circuits, by the relays that were asked.
+    reservations: BTreeMap<PeerKey, ListenerId>,
     stopping: Option<Stopping>,
 }
 
@@ -228,6 +240,7 @@ impl Task {
             // Only another `shutdown` is heard now; dropping a question answers it.
             _ if self.stopping.is_some() && !matches!(command, Command::Shutdown { .. }) => {}
             Command::Dial { peer, addrs } => self.dial_for_session(peer, addrs),
+            Command::Renew { peer, addrs } => self.renew(peer, &addrs),
             Command::Close { peer } => self.close_peer(peer, &DownReason::Closed),
             Command::Join { peer, addrs, request, reply } => self.start_join(peer, addrs, request, reply),
             Command::AskBulk { peer, request, reply } => self.ask_bulk(peer, request, reply),
@@ -263,24 +276,36 @@ impl Task {
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 tracing::debug!(addr = %send_back_addr, %error, "an incoming connection failed");
             }
-            SwarmEvent::NewListenAddr { address, .. } => {
+            SwarmEvent::NewListenAddr { listener_id, address } => {
+                if is_circuit(&address) {
+                    return self.reserved(listener_id, &address);
+                }
                 let addr = plain(&address);
                 tracing::info!(addr, "listening");
+                self.reach.listening(self.started.elapsed(), &addr);
                 if self.listening.insert(addr.clone()) {
                     self.notices.tell(Event::Listening { addr });
                 }
+                self.reach_out();
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => self.not_listening(&address),
-            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
                 if let Err(error) = reason {
                     tracing::warn!(%error, "a listener closed");
                 }
+                self.unreserved(listener_id);
                 addresses.iter().for_each(|address| self.not_listening(address));
             }
             SwarmEvent::Behaviour(NodeEvent::Session(streamed)) => self.streamed(streamed),
-            SwarmEvent::Behaviour(NodeEvent::Identify(identify::Event::Received { peer_id, info, .. })) => {
+            SwarmEvent::Behaviour(NodeEvent::Dcutr(event)) => self.punched(event),
+            SwarmEvent::Behaviour(NodeEvent::Tests(event)) => {
+                let address = plain(&event.tested_addr);
+                self.reach.tested(self.started.elapsed(), &address, event.result.is_ok());
+                self.reach_out();
+            }
+            SwarmEvent::Behaviour(NodeEvent::Identify(identify::Event::Received { connection_id, peer_id, info })) => {
                 if let Some(peer) = PeerKey::from_peer_id(&peer_id).filter(|peer| (self.admit)(peer)) {
-                    self.notices.tell(Event::Observed { peer, addr: plain(&info.observed_addr) });
+                    self.identified(peer, connection_id, &info);
                 }
             }
             SwarmEvent::Behaviour(NodeEvent::Mdns(mdns::Event::Discovered(found))) => self.found(found),
@@ -290,6 +315,11 @@ impl Task {
 
     fn not_listening(&mut self, address: &Multiaddr) {
         let addr = plain(address);
+        if is_circuit(address) {
+            return self.reachable(addr, false);
+        }
+        self.reach.not_listening(self.started.elapsed(), &addr);
+        self.reach_out();
         if self.listening.remove(&addr) {
             self.notices.tell(Event::NotListening { addr });
         }
@@ -316,6 +346,8 @@ impl Task {
         Snapshot {
             listening: self.listening.iter().cloned().collect(),
             sessions: self.sessions.states(),
+            reachable: self.reach.confirmed().cloned().collect(),
+            relays: self.reach.held().collect(),
             dialing: self.dialer.dialing(),
             discovered: self.discovered.iter().map(|(peer, addrs)| (*peer, addrs.clone())).collect(),
             connections: self.links.len(),
@@ -338,10 +370,21 @@ impl Task {
     fn sweep(&mut self) {
         self.sweep_links();
         self.sweep_joins();
+        self.reach.handle_timeout(self.started.elapsed());
+        self.reach_out();
     }
 }
 
-/// A multiaddr as the owner sees it: without the `/p2p` suffix.
+/// A multiaddr as the owner sees it: without the `/p2p` suffix. The relay of a circuit stays.
 fn plain(address: &Multiaddr) -> String {
-    address.iter().filter(|part| !matches!(part, Part::P2p(_))).collect::<Multiaddr>().to_string()
+    let mut address = address.clone();
+    if matches!(address.iter().last(), Some(Part::P2p(_))) {
+        address.pop();
+    }
+    address.to_string()
+}
+
+/// Whether an address leads over a relay.
+fn is_circuit(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Part::P2pCircuit)
 }

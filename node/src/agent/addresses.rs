@@ -11,16 +11,41 @@ use transport::LinkKind;
 
 /// Most addresses that a node announces.
 const ANNOUNCED_MAX: usize = 8;
+/// Of them, such as are not this machine's: beyond a translator, or circuits.
+const BEYOND_MAX: usize = 2;
+/// Where they come in the list: a ticket takes the first four.
+const BEYOND_AT: usize = 2;
 /// Addresses for documentation (RFC 5737, RFC 3849): on nobody's network, so beyond the default route.
 const ELSEWHERE_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const ELSEWHERE_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// The discard port (RFC 863). Nothing is sent to it.
 const ANY_PORT: u16 = 9;
 
-/// Addresses worth announcing, best first, at most eight.
-pub(crate) fn announced(listening: &BTreeSet<String>) -> Vec<String> {
+/// Addresses worth announcing, best first, at most eight. `reachable` are those that are not this machine's.
+pub(crate) fn announced(listening: &BTreeSet<String>, reachable: &BTreeSet<String>) -> Vec<String> {
     let routes = [ELSEWHERE_IPV4.into(), ELSEWHERE_IPV6.into()].into_iter().filter_map(source_towards);
-    choose(listening, &routes.collect::<Vec<_>>(), ANNOUNCED_MAX)
+    let mut beyond: Vec<String> = reachable.iter().filter(|text| Listening::parse(text).is_some()).cloned().collect();
+    beyond.extend(circuits(reachable));
+    beyond.truncate(BEYOND_MAX);
+    let mut chosen = choose(listening, &routes.collect::<Vec<_>>(), ANNOUNCED_MAX - beyond.len());
+    let at = chosen.len().min(BEYOND_AT);
+    chosen.splice(at..at, beyond);
+    chosen
+}
+
+/// A circuit of each relay: `/ip4/192.0.2.1/udp/4410/quic-v1/p2p/12D3…/p2p-circuit`. A relay that is reached on
+/// this machine only is of no use to others.
+fn circuits(reachable: &BTreeSet<String>) -> Vec<String> {
+    let mut by_relay: BTreeMap<&str, &String> = BTreeMap::new();
+    for text in reachable {
+        let Some((relay, peer)) = text.strip_suffix("/p2p-circuit").and_then(|rest| rest.split_once("/p2p/")) else {
+            continue;
+        };
+        if Listening::parse(relay).is_some_and(|address| !address.ip.is_loopback()) {
+            by_relay.entry(peer).or_insert(text);
+        }
+    }
+    by_relay.into_values().cloned().collect()
 }
 
 /// The machine's own address on the way to another; `None` where no route leads there. Asks the kernel and sends nothing:
@@ -237,6 +262,22 @@ mod tests {
         assert_eq!(choose(&on(&["127.0.0.1", "::1"]), &[], 8), only);
         assert_eq!(choose(&on(&["127.0.0.1", "::1", "fe80::1"]), &[], 8), only, "link-local is nothing");
         assert_eq!(choose(&on(&["127.0.0.1", "::1", "10.1.0.7"]), &[], 8), [quic("10.1.0.7"), tcp("10.1.0.7")]);
+    }
+
+    #[test]
+    fn a_ticket_has_what_leads_here_from_beyond_a_translator() {
+        let circuit = |address: &str, relay: &str| format!("{address}/p2p/{relay}/p2p-circuit");
+        let listening = on(&["192.168.1.5", "10.1.0.7", "10.2.0.7", "10.3.0.7", "10.4.0.7"]);
+        let usable = [circuit(&quic("192.0.2.1"), "a"), circuit(&quic("192.0.2.2"), "b")];
+        let mut reachable = BTreeSet::from(usable.clone());
+        reachable.extend([circuit(&quic("127.0.0.1"), "c"), circuit(&quic("192.0.2.9"), "a")]);
+        reachable.extend([circuit("/dns4/a.example/tcp/1", "d"), "/p2p-circuit".to_owned()]);
+        let chosen = announced(&listening, &reachable);
+        assert_eq!((chosen.len(), &chosen[BEYOND_AT..4]), (ANNOUNCED_MAX, &usable[..]));
+        assert!(chosen[1].contains("/tcp/"));
+        reachable.insert(quic("203.0.113.9"));
+        assert_eq!(announced(&listening, &reachable)[BEYOND_AT..4], [quic("203.0.113.9"), usable[0].clone()]);
+        assert_eq!(announced(&listening, &BTreeSet::new()).len(), ANNOUNCED_MAX);
     }
 
     #[test]

@@ -26,8 +26,8 @@ pub(crate) struct NodeEvent {
     /// Milliseconds since 1970 by this node's clock; 0 until the event is emitted.
     pub(crate) time_ms: u64,
     /// `change`, `statement`, `link up`, `link down`, `suspect`, `cleared`, `route`, `reached`, `unreached`, `seeks`,
-    /// `dial failed`, `listening`, `not listening`, `refused`, `wants to join`, `offline`, `online`, `disk full`, `disk room`,
-    /// `fault`.
+    /// `dial failed`, `listening`, `not listening`, `reachable`, `not reachable`, `refused`, `wants to join`, `offline`,
+    /// `online`, `disk full`, `disk room`, `fault`.
     pub(crate) event: &'static str,
     /// What it is about.
     pub(crate) subject: String,
@@ -156,6 +156,10 @@ impl NodeEvent {
 
     pub(super) fn listening(address: &str, is_so: bool) -> NodeEvent {
         NodeEvent::of_mesh(if is_so { "listening" } else { "not listening" }, address.to_owned(), Value::Null)
+    }
+
+    pub(super) fn reachable(address: &str, is_so: bool) -> NodeEvent {
+        NodeEvent::of_mesh(if is_so { "reachable" } else { "not reachable" }, address.to_owned(), Value::Null)
     }
 
     pub(super) fn audit(record: &AuditRecord) -> NodeEvent {

@@ -336,7 +336,7 @@ impl Node {
             }
         };
         LinkDocument {
-            addresses: announced(&self.listening),
+            addresses: announced(&self.listening, &self.reachable),
             neighbours: devices.map(|device| (*device, report(device))).collect(),
             burden: self.routing.burden,
             bulk_port: Some(self.bulk.port()).filter(|port| *port > 0),

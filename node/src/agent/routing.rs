@@ -371,6 +371,7 @@ impl Node {
                     self.suspicion_changed(LinkId(session.0));
                     self.say_unheard(LinkId(session.0));
                 }
+                Verdict::Renew(session) => self.renew_link(LinkId(session.0)),
                 Verdict::Clear(session) => self.suspicion_changed(LinkId(session.0)),
                 Verdict::Evict(session) => {
                     self.close_link(

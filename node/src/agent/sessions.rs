@@ -146,6 +146,17 @@ impl Node {
                 self.listening.remove(&addr);
                 self.neighbours.addresses_changed(self.now());
             }
+            Event::Reachable { addr } => {
+                tracing::info!(address = %addr, "reachable");
+                self.emit(NodeEvent::reachable(&addr, true));
+                self.reachable.insert(addr);
+                self.neighbours.addresses_changed(self.now());
+            }
+            Event::NotReachable { addr } => {
+                self.emit(NodeEvent::reachable(&addr, false));
+                self.reachable.remove(&addr);
+                self.neighbours.addresses_changed(self.now());
+            }
             Event::SessionUp { session, peer, outbound, addr } => self.session_up(session, peer, outbound, addr),
             Event::SessionDown { session, peer, reason } => self.session_down(session, peer, &reason.to_string()),
             Event::Writable { session, stream, .. } => {
@@ -230,6 +241,16 @@ impl Node {
         if let Some(bytes) = session.outboxes[slot(channel)].take_credit() {
             let now = self.now();
             self.engine.handle(now, Input::Writable { link, channel, bytes }, &self.writer);
+        }
+    }
+
+    /// A link that this node dialled answers no more: another is dialled beside it, and takes its place if it comes up.
+    pub(super) fn renew_link(&mut self, link: LinkId) {
+        let Some(session) = self.sessions.get(&link).filter(|session| session.is_outbound) else { return };
+        let mut addresses = vec![session.address.clone()];
+        addresses.extend(self.neighbours.addresses(&session.peer));
+        if let Err(error) = self.mesh.renew(PeerKey(session.peer.0), addresses) {
+            tracing::debug!(%error, "a dial was not taken");
         }
     }
 

@@ -43,11 +43,15 @@ struct Found {
 
 /// `GET /v1/doctor`: `{checks: [{check, verdict, found, hint}]}`.
 pub(super) async fn examine(State(api): State<Api>) -> Result<Json<Value>, Problem> {
-    let found = api.agent.look(Found::of).await?;
+    let (found, mesh) = api.agent.look(|node| (Found::of(node), node.mesh.clone())).await?;
+    let mesh = mesh.snapshot().await;
+    let relays: Vec<Key> = mesh.relays.iter().map(|peer| Key(peer.0)).collect();
+    let name = move |node: &Node| relays.iter().map(|key| name_of(node, &key.device())).collect();
+    let relays: Vec<String> = api.agent.look(name).await?;
     let ahead = futures::future::join_all(asked(&api, &found)).await;
     let ahead: Vec<(String, i64)> = ahead.into_iter().flatten().collect();
     let dials_only = api.settings.text("listen") == Some("none");
-    let task = tokio::task::spawn_blocking(move || found.checks(dials_only, &ahead));
+    let task = tokio::task::spawn_blocking(move || found.checks(dials_only, &ahead, &(mesh.reachable, relays)));
     let checks = task.await.map_err(|error| Problem::internal(&error))?;
     Ok(Json(json!({ "checks": checks })))
 }
@@ -94,7 +98,9 @@ impl Found {
         }
     }
 
-    fn checks(&self, dials_only: bool, ahead: &[(String, i64)]) -> Vec<Check> {
+    /// `reach`: the addresses at which others reach this node, and the names of those that relay for it.
+    fn checks(&self, dials_only: bool, ahead: &[(String, i64)], reach: &(Vec<String>, Vec<String>)) -> Vec<Check> {
+        let (reached, relays) = reach;
         let Found { listening, links, .. } = self;
         let own = self.own_addresses();
         // Who dialled in sees what it dialled, which may be a router's address and tells nothing of other ways; but where that
@@ -105,7 +111,7 @@ impl Found {
         vec![
             doctor::standing(&self.standing),
             doctor::offline(self.is_offline),
-            doctor::ports(&Reachable { listening, dials_only, links }),
+            doctor::ports(&Reachable { listening, dials_only, links, reached, relays }),
             doctor::clock(ahead),
             doctor::mtu(&Datagrams { quic, tcp_instead: &self.tcp_instead, interfaces: &interfaces() }),
             doctor::nat(&own, &seen),

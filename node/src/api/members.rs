@@ -44,7 +44,7 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Value>, Problem>
 pub(super) async fn roster(State(api): State<Api>) -> Result<Json<Value>, Problem> {
     let report = |node: &Node| {
         let roster = node.engine.replica().roster();
-        let addresses: Vec<Value> = crate::agent::announced(&node.listening)
+        let addresses: Vec<Value> = crate::agent::announced(&node.listening, &node.reachable)
             .into_iter()
             .map(|address| json!({ "peer": node.key.to_string(), "address": address }))
             .collect();

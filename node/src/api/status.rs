@@ -62,6 +62,7 @@ fn report(node: &Node) -> Value {
         "standing": format!("{:?}", replica.standing(&node.device())).to_lowercase(),
         "key": node.key.to_string(),
         "listening": node.listening,
+        "reachable": node.reachable,
     })
 }
 

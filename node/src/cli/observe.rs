@@ -72,6 +72,9 @@ fn described(status: &Value) -> String {
         // In the form that `join --ask` takes.
         rows.push(vec!["listening".to_owned(), format!("{}@{}", scalar(&status["key"]), scalar(address))]);
     }
+    for address in status["reachable"].as_array().into_iter().flatten() {
+        rows.push(vec!["reachable".to_owned(), format!("{}@{}", scalar(&status["key"]), scalar(address))]);
+    }
     let width = rows.iter().map(|row| row[0].len()).max().unwrap_or(0);
     rows.iter().map(|row| format!("{:width$}  {}\n", row[0], escaped(&row[1]))).collect()
 }

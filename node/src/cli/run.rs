@@ -11,7 +11,7 @@ use crdt::id::FleetId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use transport::Listen;
+use transport::{Listen, Reaching};
 
 use super::{Common, Failure, Outcome, code, ticket};
 use crate::agent::bulk::DEFAULT_BULK_PORT;
@@ -211,8 +211,13 @@ async fn serve(
     let key = folder.device_key()?;
     let mdns = settings.parse("mdns", "true or false")?;
     let is_metered = settings.parse("metered", "true or false")?;
+    let reach = Reaching {
+        relay: settings.parse("relay.circuits", "true or false")?,
+        dcutr: settings.parse("dcutr", "true or false")?,
+        autonat: settings.parse("autonat", "true or false")?,
+    };
     let bulk_port = bulk_port(settings, &node)?;
-    let mesh = MeshSetup { listen: listen.clone(), mdns, is_metered, bulk_port };
+    let mesh = MeshSetup { listen: listen.clone(), mdns, reach, is_metered, bulk_port };
     let pulse = supervisor.clone().map(|supervisor| Pulse::new(supervisor, Instant::now()));
     let setup = Setup { folder, store, fleet, incarnation, key, clock, mesh, pulse };
     let limits = limits(settings)?;

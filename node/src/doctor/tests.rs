@@ -29,7 +29,7 @@ fn ports_are_shown_to_be_open_by_who_dialled_in() {
     let both: BTreeSet<String> = ["/ip4/10.0.0.1/udp/4410/quic-v1", "/ip4/10.0.0.1/tcp/4410"].map(str::to_owned).into();
     let of = |listening: &BTreeSet<String>, links: &[(&str, bool)]| {
         let links: Vec<(String, bool)> = links.iter().map(|(address, by_us)| ((*address).to_owned(), *by_us)).collect();
-        ports(&Reachable { listening, dials_only: false, links: &links })
+        ports(&Reachable { listening, dials_only: false, links: &links, reached: &[], relays: &[] })
     };
     let quic = "/ip4/10.0.0.2/udp/9/quic-v1";
     is(&of(&both, &[]), Verdict::Unknown, &["4410", "no link"]);
@@ -40,7 +40,14 @@ fn ports_are_shown_to_be_open_by_who_dialled_in() {
     for (left, word) in both.iter().zip(["no UDP port", "no TCP port"]) {
         is(&of(&[left.clone()].into(), &[]), Verdict::Warn, &[word]);
     }
-    is(&ports(&Reachable { listening: &BTreeSet::new(), dials_only: true, links: &[] }), Verdict::Ok, &["dials"]);
+    let nothing = Reachable { listening: &BTreeSet::new(), dials_only: true, links: &[], reached: &[], relays: &[] };
+    is(&ports(&nothing), Verdict::Ok, &["dials"]);
+    let dialled = [(quic.to_owned(), true)];
+    let [reached, relays] = ["/ip4/192.0.2.7/udp/9/quic-v1", "hub-1"].map(|text| vec![text.to_owned()]);
+    let of =
+        |reached, relays| ports(&Reachable { listening: &both, dials_only: false, links: &dialled, reached, relays });
+    is(&of(&reached, &[]), Verdict::Ok, &["reach it at /ip4/192.0.2.7"]);
+    is(&of(&[], &relays), Verdict::Ok, &["nobody dials it", "over hub-1"]);
     is(&port_of_a_stopped_node(4410, false, true), Verdict::Ok, &["free"]);
     is(&port_of_a_stopped_node(4410, false, false), Verdict::Ok, &["picks"]);
     is(&port_of_a_stopped_node(4410, true, false), Verdict::Fail, &["4410 is in use"]);

@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::report::{Report, Row, median, quantile};
 use super::{Format, machine, note};
-use crate::lab::network::{Network, address};
+use crate::lab::network::Network;
 use crate::lab::quality::Bend;
 use crate::sim::topology::{Line, Place, Topology};
 
@@ -45,7 +45,7 @@ struct Ground {
 
 impl Ground {
     fn start() -> anyhow::Result<Ground> {
-        let place = |node| Place { name: format!("lab-{node}"), zone: "lab".to_owned() };
+        let place = |node| Place { name: format!("lab-{node}"), zone: "lab".to_owned(), nat: None };
         let pairs = (0..NODES).flat_map(|a| (a + 1..NODES).map(move |b| (a, b)));
         let line = |ends| Line { ends, delay_us: DELAY_US, jitter_us: 0, rate: 0, loss_ppm: 0 };
         let topology = Topology {
@@ -55,8 +55,8 @@ impl Ground {
         };
         let network = Network::start(&topology, 1)?;
         let (near, far) = (network.udp(0, PORT)?, network.udp(1, PORT)?);
-        near.connect((address(1), PORT))?;
-        far.connect((address(0), PORT))?;
+        near.connect((network.home(1).address, PORT))?;
+        far.connect((network.home(0).address, PORT))?;
         near.set_read_timeout(Some(SILENCE))?;
         far.set_read_timeout(Some(SILENCE))?;
         Ok(Ground { network, near, far })

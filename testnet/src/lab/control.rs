@@ -43,6 +43,9 @@ pub(crate) enum Request {
     Start {
         nodes: String,
     },
+    Rebind {
+        nodes: String,
+    },
     Ps,
     /// Where a shell has to go.
     Shell {

@@ -334,6 +334,18 @@ impl Fleet {
         Ok(lines(&pairs))
     }
 
+    /// Lets the routers before nodes forget their mappings. Returns the nodes that are behind one.
+    pub(crate) fn rebind(&self, nodes: &str) -> Result<Vec<usize>, Failure> {
+        let chosen = select::nodes(&self.topology, nodes)?;
+        let behind: Vec<usize> = chosen.into_iter().filter(|node| self.network.rebind(*node)).collect();
+        match behind.is_empty() {
+            true => Err(Failure::new(format!("{nodes:?} means no node behind a router"))
+                .cause("routers stand before the zones whose table in the topology says nat")
+                .hint("testnet lab up behind-nat")),
+            false => Ok(behind),
+        }
+    }
+
     /// Undoes every cut, bend and freeze, and starts what ended. Returns the nodes that were started.
     pub(crate) async fn heal(&mut self) -> anyhow::Result<Vec<usize>> {
         for changed in self.network.changed() {

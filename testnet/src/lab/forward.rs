@@ -1,7 +1,6 @@
 //! The one thread that carries packets: from the devices into the emulation, and out of it when they are due.
 
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,6 +11,7 @@ use rustix::process::setpriority_process;
 use tun_rs::SyncDevice;
 
 use super::emulation::{Emulation, Packet};
+use super::translate::{Lost, Translation};
 
 /// Most packets of one device before the next has its turn.
 const BURST: usize = 64;
@@ -19,13 +19,12 @@ const BURST: usize = 64;
 const TIMER_SLACK_NS: u64 = 1_000;
 /// Ahead of the nodes, which may keep all cores busy: what they are late by should be theirs.
 const PRIORITY: i32 = -10;
-/// The shortest IPv4 header.
-const HEADER_BYTES: usize = 20;
 
 /// What the thread shares with those who cut, bend and look.
 #[derive(Debug)]
 pub(super) struct Shared {
     emulation: Mutex<Emulation>,
+    translation: Mutex<Translation>,
     start: Instant,
     wake: OwnedFd,
     is_stopping: AtomicBool,
@@ -33,17 +32,21 @@ pub(super) struct Shared {
     foreign: AtomicU64,
     /// Packets that a device did not take.
     refused: AtomicU64,
+    /// Packets that a router did not let pass.
+    untranslated: AtomicU64,
 }
 
 impl Shared {
-    pub(super) fn new(emulation: Emulation) -> io::Result<Shared> {
+    pub(super) fn new(emulation: Emulation, translation: Translation) -> io::Result<Shared> {
         Ok(Shared {
             emulation: Mutex::new(emulation),
+            translation: Mutex::new(translation),
             start: Instant::now(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             is_stopping: AtomicBool::new(false),
             foreign: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            untranslated: AtomicU64::new(0),
         })
     }
 
@@ -67,6 +70,19 @@ impl Shared {
         self.refused.load(Ordering::Relaxed)
     }
 
+    pub(super) fn untranslated(&self) -> u64 {
+        self.untranslated.load(Ordering::Relaxed)
+    }
+
+    /// Lets the router before a node forget its mappings; false where there is none.
+    pub(super) fn forget(&self, node: usize) -> bool {
+        self.translation().forget(node)
+    }
+
+    fn translation(&self) -> MutexGuard<'_, Translation> {
+        self.translation.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn wake(&self) {
         // It fails where the thread has been woken already.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
@@ -81,12 +97,8 @@ impl Shared {
     }
 }
 
-/// Carries packets until it is stopped. `node_at` says whose address it is.
-pub(super) fn forward(
-    shared: &Shared,
-    devices: &[SyncDevice],
-    node_at: impl Fn(Ipv4Addr) -> Option<usize>,
-) -> io::Result<()> {
+/// Carries packets until it is stopped.
+pub(super) fn forward(shared: &Shared, devices: &[SyncDevice]) -> io::Result<()> {
     nix::sys::prctl::set_timerslack(TIMER_SLACK_NS)?;
     setpriority_process(None, PRIORITY)?;
     let mut buffer = vec![0; usize::from(u16::MAX)];
@@ -112,7 +124,7 @@ pub(super) fn forward(
                 // Someone deleted the device within its namespace. Polled further it would be ready for ever.
                 fds[from] = PollFd::new(&shared.wake, PollFlags::empty());
             } else if fds[from].revents().contains(PollFlags::IN) {
-                collect(shared, from, device, &node_at, &mut buffer);
+                collect(shared, from, device, &mut buffer);
             }
         }
     }
@@ -120,24 +132,24 @@ pub(super) fn forward(
 }
 
 /// Reads what a node sends, a burst at most.
-fn collect(
-    shared: &Shared,
-    from: usize,
-    device: &SyncDevice,
-    node_at: &impl Fn(Ipv4Addr) -> Option<usize>,
-    buffer: &mut [u8],
-) {
-    let mut emulation = shared.emulation();
+fn collect(shared: &Shared, from: usize, device: &SyncDevice, buffer: &mut [u8]) {
+    let (mut emulation, mut translation) = (shared.emulation(), shared.translation());
     for _ in 0..BURST {
         // An error means that nothing more waits, or that the device is gone with its namespace.
         let Ok(length) = device.recv(buffer) else { return };
-        let bytes = &buffer[..length];
-        let Some(to) = destination(bytes).and_then(node_at) else {
-            shared.foreign.fetch_add(1, Ordering::Relaxed);
-            continue;
-        };
+        let mut bytes = buffer[..length].to_vec();
         // What is dropped is counted.
-        let _ = emulation.handle(shared.now_ns(), Packet { from, to, bytes: bytes.to_vec() });
+        match translation.route(from, &mut bytes) {
+            Ok(to) => {
+                let _ = emulation.handle(shared.now_ns(), Packet { from, to, bytes });
+            }
+            Err(Lost::Foreign) => {
+                shared.foreign.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(Lost::Refused) => {
+                shared.untranslated.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 }
 
@@ -148,28 +160,5 @@ fn deliver(shared: &Shared, devices: &[SyncDevice]) {
         if devices[packet.to].send(&packet.bytes).is_err() {
             shared.refused.fetch_add(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// Where an IPv4 packet goes (RFC 791).
-fn destination(bytes: &[u8]) -> Option<Ipv4Addr> {
-    let is_ipv4 = bytes.len() >= HEADER_BYTES && bytes[0] >> 4 == 4;
-    is_ipv4.then(|| Ipv4Addr::new(bytes[16], bytes[17], bytes[18], bytes[19]))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_ipv4_packets_have_a_destination() {
-        let mut packet = vec![0_u8; 20];
-        packet[0] = 0x45;
-        packet[16..20].copy_from_slice(&[10, 44, 0, 3]);
-        assert_eq!(destination(&packet), Some(Ipv4Addr::new(10, 44, 0, 3)));
-        assert_eq!(destination(&packet[..19]), None);
-        assert_eq!(destination(&[]), None);
-        packet[0] = 0x60;
-        assert_eq!(destination(&packet), None);
     }
 }

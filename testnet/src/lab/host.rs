@@ -14,6 +14,8 @@ use std::thread::{Builder, JoinHandle};
 use nix::sched::{CloneFlags, unshare};
 use tun_rs::{DeviceBuilder, SyncDevice};
 
+use super::translate::Home;
+
 /// The device's name within the namespace.
 pub(crate) const DEVICE: &str = "fleet0";
 /// Largest packet, bytes.
@@ -41,12 +43,13 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Makes the namespace and its device, which has the address.
-    pub(super) fn start(address: Ipv4Addr, prefix: u8) -> io::Result<(Host, SyncDevice)> {
+    /// Makes the namespace and its device, which has the node's address.
+    pub(super) fn start(home: Home) -> io::Result<(Host, SyncDevice)> {
+        let address = home.address;
         let (jobs, inbox) = channel::<Job>();
         let (ready, started) = channel();
         let thread = Builder::new().name(format!("host {address}")).spawn(move || {
-            let entered = enter(address, prefix).map(|device| (nix::unistd::gettid().as_raw(), device));
+            let entered = enter(home).map(|device| (nix::unistd::gettid().as_raw(), device));
             let has_entered = entered.is_ok();
             // Who started this waits for it.
             let _ = ready.send(entered);
@@ -95,7 +98,8 @@ impl Drop for Host {
 }
 
 /// Moves this thread into a new namespace and opens the device there.
-fn enter(address: Ipv4Addr, prefix: u8) -> io::Result<SyncDevice> {
+fn enter(home: Home) -> io::Result<SyncDevice> {
+    let Home { address, prefix, .. } = home;
     unshare(CloneFlags::CLONE_NEWNET)?;
     let device = DeviceBuilder::new().name(DEVICE).enable(false).build_sync()?;
     device.set_nonblocking(true)?;
@@ -109,6 +113,9 @@ fn enter(address: Ipv4Addr, prefix: u8) -> io::Result<SyncDevice> {
          address add {address}/{prefix} dev {DEVICE}\n\
          link set {DEVICE} mtu {MTU} txqueuelen {DEVICE_QUEUE} up\n"
     ))?;
+    if home.is_behind() {
+        ip(&format!("route add default dev {DEVICE}\n"))?;
+    }
     Ok(device)
 }
 

@@ -1,10 +1,11 @@
 //! A network on one machine: each node of a topology is a [`Host`], and one thread carries what they send each other.
 //!
-//! Node 0 has the address 10.44.0.1, node 1 10.44.0.2, and so on, all in one subnet. Only those reach each other between
-//! which the topology has a line; anything else is dropped silently, as by a firewall.
+//! Node 0 has the address 10.44.0.1, node 1 10.44.0.2, and so on, all in one subnet; those in sites have private ones, behind
+//! a router ([`translate`](super::translate)). Only those reach each other between which the topology has a line; anything else
+//! is dropped silently, as by a firewall.
 
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::UdpSocket;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -14,13 +15,11 @@ use super::emulation::{Changed, Counters, Emulation};
 use super::forward::{Shared, forward};
 use super::host::Host;
 use super::quality::Bend;
+use super::translate::{Home, Translation, homes};
 use crate::sim::topology::Topology;
 
 /// Most nodes: each is a thread, a namespace and a device.
 pub(crate) const NODES_MAX: usize = 250;
-/// Of all addresses.
-const PREFIX: u8 = 16;
-const NET: [u8; 2] = [10, 44];
 
 /// Why there is no network.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +46,7 @@ pub(crate) enum NetworkError {
 #[derive(Debug)]
 pub(crate) struct Network {
     hosts: Vec<Host>,
+    homes: Vec<Home>,
     shared: Arc<Shared>,
     forwarder: Option<JoinHandle<io::Result<()>>>,
 }
@@ -59,6 +59,8 @@ pub(crate) struct Traffic {
     pub(crate) foreign: u64,
     /// Due, but the node's device did not take it.
     pub(crate) refused: u64,
+    /// A router that translates addresses did not let it pass.
+    pub(crate) untranslated: u64,
 }
 
 /// Fails where this machine cannot hold a lab: not root, no TUN, no namespaces.
@@ -70,7 +72,7 @@ pub(crate) fn check() -> Result<(), NetworkError> {
     if let Some(missing) = needed.into_iter().find(|name| !is_installed(name)) {
         return Err(NetworkError::Unavailable(format!("{missing} is not installed")));
     }
-    let (host, device) = Host::start(address(0), PREFIX)
+    let (host, device) = Host::start(Home::OUTSIDE)
         .map_err(|error| NetworkError::Unavailable(format!("no TUN device in a namespace: {error}")))?;
     drop(device);
     drop(host);
@@ -80,19 +82,6 @@ pub(crate) fn check() -> Result<(), NetworkError> {
 fn is_installed(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
-}
-
-/// A node's address.
-pub(crate) fn address(node: usize) -> Ipv4Addr {
-    let number = u16::try_from(node + 1).unwrap_or(u16::MAX).to_be_bytes();
-    Ipv4Addr::new(NET[0], NET[1], number[0], number[1])
-}
-
-/// The node with an address, if there are so many.
-fn node_at(address: Ipv4Addr, nodes: usize) -> Option<usize> {
-    let [first, second, high, low] = address.octets();
-    let node = usize::from(u16::from_be_bytes([high, low])).checked_sub(1)?;
-    ([first, second] == NET && node < nodes).then_some(node)
 }
 
 impl Network {
@@ -107,10 +96,12 @@ impl Network {
             return Err(NetworkError::TooMany(nodes));
         }
         check()?;
-        let shared = Arc::new(Shared::new(Emulation::new(topology, seed)).map_err(NetworkError::Thread)?);
+        let (emulation, translation) = (Emulation::new(topology, seed), Translation::new(topology));
+        let shared = Arc::new(Shared::new(emulation, translation).map_err(NetworkError::Thread)?);
+        let homes = homes(topology);
         let (mut hosts, mut devices) = (Vec::new(), Vec::new());
-        for (node, place) in topology.nodes.iter().enumerate() {
-            let started = Host::start(address(node), PREFIX);
+        for (place, home) in topology.nodes.iter().zip(&homes) {
+            let started = Host::start(*home);
             let (host, device) = started.map_err(|cause| NetworkError::Host { node: place.name.clone(), cause })?;
             hosts.push(host);
             devices.push(device);
@@ -118,9 +109,9 @@ impl Network {
         let for_thread = shared.clone();
         let forwarder = Builder::new()
             .name("forward".to_owned())
-            .spawn(move || forward(&for_thread, &devices, |address| node_at(address, nodes)))
+            .spawn(move || forward(&for_thread, &devices))
             .map_err(NetworkError::Thread)?;
-        Ok(Network { hosts, shared, forwarder: Some(forwarder) })
+        Ok(Network { hosts, homes, shared, forwarder: Some(forwarder) })
     }
 
     /// Starts a process on a node. It should be a [`bound`](super::host::bound) command, which ends with the network.
@@ -130,7 +121,17 @@ impl Network {
 
     /// A UDP socket of a node, on its address.
     pub(crate) fn udp(&self, node: usize, port: u16) -> io::Result<UdpSocket> {
-        self.hosts[node].udp(address(node), port)
+        self.hosts[node].udp(self.homes[node].address, port)
+    }
+
+    /// Where a node is.
+    pub(crate) fn home(&self, node: usize) -> Home {
+        self.homes[node]
+    }
+
+    /// Lets the router before a node forget its mappings, as when it starts again; false where there is none.
+    pub(crate) fn rebind(&self, node: usize) -> bool {
+        self.shared.forget(node)
     }
 
     /// The namespace of a node, for nsenter(1); it is there as long as the network.
@@ -181,7 +182,12 @@ impl Network {
     /// What became of all packets so far.
     pub(crate) fn traffic(&self) -> Traffic {
         let lines = self.shared.with(|emulation, _| emulation.counters());
-        Traffic { lines, foreign: self.shared.foreign(), refused: self.shared.refused() }
+        Traffic {
+            lines,
+            foreign: self.shared.foreign(),
+            refused: self.shared.refused(),
+            untranslated: self.shared.untranslated(),
+        }
     }
 }
 
@@ -191,22 +197,6 @@ impl Drop for Network {
         if let Some(forwarder) = self.forwarder.take() {
             // Nothing passes any more, whether it ended well or not.
             let _ = forwarder.join();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_and_nodes_belong_together() {
-        assert_eq!((address(0), address(255)), (Ipv4Addr::new(10, 44, 0, 1), Ipv4Addr::new(10, 44, 1, 0)));
-        for node in 0..NODES_MAX {
-            assert_eq!(node_at(address(node), NODES_MAX), Some(node));
-        }
-        for (address, nodes) in [([10, 44, 0, 0], 5), ([10, 44, 0, 6], 5), ([10, 45, 0, 1], 5), ([224, 0, 0, 251], 5)] {
-            assert_eq!(node_at(Ipv4Addr::from(address), nodes), None);
         }
     }
 }

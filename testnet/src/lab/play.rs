@@ -82,9 +82,23 @@ pub(crate) async fn play(scenario: &Scenario, fleet: &Mutex<Fleet>, note: &dyn F
         tokio::time::sleep(Duration::from_secs_f64(step.after_s)).await;
         let told = format!("{:5.1} s  {}", start.elapsed().as_secs_f64(), step.action);
         note(&told);
-        let Action::Agree { within_s } = &step.action else {
-            act(&step.action, fleet).await?;
-            continue;
+        let within_s = match &step.action {
+            Action::Agree { within_s } => within_s,
+            Action::Linked { one, other, within_s } => {
+                let pairs = select::pairs(fleet.lock().await.topology(), one, other)?;
+                match watch.linked(&pairs, Duration::from_secs_f64(*within_s)).await {
+                    Ok(after) => note(&format!("         after {} ms", after.as_millis())),
+                    Err(missing) => {
+                        late.push(format!("late: {}", told.trim()));
+                        late.extend(missing.iter().map(|line| format!("  {line}")));
+                    }
+                }
+                continue;
+            }
+            other => {
+                act(other, fleet).await?;
+                continue;
+            }
         };
         // While operators write something is always on its way.
         writer.pause();
@@ -154,7 +168,10 @@ async fn act(action: &Action, fleet: &Mutex<Fleet>) -> anyhow::Result<()> {
         Action::Heal => {
             fleet.heal().await?;
         }
-        Action::RestartEach { .. } | Action::Agree { .. } => {}
+        Action::Rebind(nodes) => {
+            fleet.rebind(nodes)?;
+        }
+        Action::RestartEach { .. } | Action::Linked { .. } | Action::Agree { .. } => {}
     }
     Ok(())
 }

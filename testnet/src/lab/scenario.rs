@@ -18,6 +18,9 @@
 //! # restart_each = "#0"               # SIGTERM and a new start, one after the other; `kill_each` with SIGKILL
 //! # heal = true
 //! # heal_between = ["#0", "*"]
+//! # rebind = "zone:site-a"            # the routers before them forget their mappings
+//! # linked = ["zone:site-a", "zone:site-b"]   # each of the first must have a direct link with each of the second
+//! # within_s = 60                             # in this time; default 30
 //! # agree_within_s = 30               # the operators pause, and all nodes must agree in this time
 //! ```
 //!
@@ -31,11 +34,12 @@ use super::failure::Failure;
 use super::quality::Bend;
 
 /// The scenarios that come with the program.
-pub(crate) const BUILT_IN: [(&str, &str); 4] = [
+pub(crate) const BUILT_IN: [(&str, &str); 5] = [
     ("partition", include_str!("../../lab/partition.toml")),
     ("rolling-restart", include_str!("../../lab/rolling-restart.toml")),
     ("three-ways", include_str!("../../lab/three-ways.toml")),
     ("freeze", include_str!("../../lab/freeze.toml")),
+    ("behind-nat", include_str!("../../lab/behind-nat.toml")),
 ];
 /// Most steps.
 const STEPS_MAX: usize = 1_000;
@@ -93,6 +97,9 @@ struct StepTable {
     kill_each: Option<String>,
     heal: Option<bool>,
     heal_between: Option<(String, String)>,
+    rebind: Option<String>,
+    linked: Option<(String, String)>,
+    within_s: Option<f64>,
     agree_within_s: Option<f64>,
 }
 
@@ -111,6 +118,9 @@ struct File {
 fn agree_within_s() -> f64 {
     60.0
 }
+
+/// Where a step that waits for links says nothing else, seconds.
+const LINKED_WITHIN_S: f64 = 30.0;
 
 /// What a step does.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,6 +149,14 @@ pub(crate) enum Action {
         one: String,
         other: String,
     },
+    /// The routers before them forget their mappings.
+    Rebind(String),
+    /// Each of the one side is linked with each of the other.
+    Linked {
+        one: String,
+        other: String,
+        within_s: f64,
+    },
     Agree {
         within_s: f64,
     },
@@ -158,6 +176,8 @@ impl std::fmt::Display for Action {
             Action::RestartEach { nodes, is_killed: true } => write!(f, "kill and start each of {nodes}"),
             Action::Heal => f.write_str("heal"),
             Action::HealBetween { one, other } => write!(f, "heal {one} {other}"),
+            Action::Rebind(nodes) => write!(f, "rebind {nodes}"),
+            Action::Linked { one, other, within_s } => write!(f, "linked {one} {other} within {within_s} s"),
             Action::Agree { within_s } => write!(f, "agree within {within_s} s"),
         }
     }
@@ -209,7 +229,8 @@ impl Scenario {
         if file.step.len() > STEPS_MAX {
             return Err(malformed(format!("it has more than {STEPS_MAX} steps")));
         }
-        let seconds = file.step.iter().flat_map(|step| [Some(step.after_s), step.agree_within_s]).flatten();
+        let seconds = file.step.iter().flat_map(|step| [Some(step.after_s), step.agree_within_s, step.within_s]);
+        let seconds = seconds.flatten();
         if let Some(off) = seconds.chain([file.agree_within_s]).find(|value| !(0.0..=SECONDS_MAX).contains(value)) {
             return Err(malformed(format!("{off} is no number of seconds from 0 to {SECONDS_MAX}")));
         }
@@ -235,6 +256,10 @@ impl Scenario {
 /// The one thing that a step says.
 fn action(table: StepTable) -> Result<Action, String> {
     let cut = |(one, other), is_one_way| Action::Cut { one, other, is_one_way };
+    if table.within_s.is_some() && table.linked.is_none() {
+        return Err("within_s says for how long links are waited for, and goes with linked".to_owned());
+    }
+    let within_s = table.within_s.unwrap_or(LINKED_WITHIN_S);
     if let Some(fault) = table.bend.as_ref().and_then(|table| table.bend().fault()) {
         return Err(fault.to_owned());
     }
@@ -253,6 +278,8 @@ fn action(table: StepTable) -> Result<Action, String> {
         table.kill_each.map(|nodes| Action::RestartEach { nodes, is_killed: true }),
         table.heal.filter(|heal| *heal).map(|_| Action::Heal),
         table.heal_between.map(|(one, other)| Action::HealBetween { one, other }),
+        table.rebind.map(Action::Rebind),
+        table.linked.map(|(one, other)| Action::Linked { one, other, within_s }),
         table.agree_within_s.map(|within_s| Action::Agree { within_s }),
     ];
     let mut said = said.into_iter().flatten();
@@ -278,13 +305,15 @@ mod tests {
                 match &step.action {
                     Action::Cut { one, other, .. }
                     | Action::Bend { one, other, .. }
-                    | Action::HealBetween { one, other } => {
+                    | Action::HealBetween { one, other }
+                    | Action::Linked { one, other, .. } => {
                         select::pairs(&topology, one, other).expect("lines");
                     }
                     Action::Freeze(nodes)
                     | Action::Thaw(nodes)
                     | Action::Kill(nodes)
                     | Action::Start(nodes)
+                    | Action::Rebind(nodes)
                     | Action::RestartEach { nodes, .. } => {
                         select::nodes(&topology, nodes).expect("nodes");
                     }
@@ -306,6 +335,8 @@ mod tests {
             "after_s = 1",
             "kill = '#1'\nheal = true",
             "after_s = -1\nheal = true",
+            "kill = '#1'\nwithin_s = 5",
+            "linked = ['#1', '#2']\nwithin_s = -5",
             "heal = false",
             "cut = ['a']",
             "explode = '*'",

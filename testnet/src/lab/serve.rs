@@ -15,7 +15,7 @@ use super::fleet::{Fleet, Plan, State};
 use super::play::play;
 use super::scenario::Scenario;
 use super::watch::Watch;
-use super::{folder, network, select};
+use super::{folder, select};
 use crate::bench::{ended, note};
 
 /// A lab that is up.
@@ -148,6 +148,10 @@ async fn act(folder: &Path, fleet: &mut Fleet, request: &Request) -> anyhow::Res
             }
             names(fleet, &nodes)
         }
+        Request::Rebind { nodes } => {
+            let nodes = fleet.rebind(nodes)?;
+            names(fleet, &nodes)
+        }
         Request::Shell { node } => {
             let node = chosen(node)?[0];
             json!({
@@ -177,7 +181,7 @@ async fn report(lab: &Lab) -> anyhow::Result<Value> {
         nodes.push(json!({
             "name": place.name,
             "zone": place.zone,
-            "address": network::address(node).to_string(),
+            "address": fleet.network().home(node).address.to_string(),
             "pid": pid,
             "state": state,
             "peers_up": status.map(|status| status["peers"]["up"].clone()),
@@ -211,6 +215,7 @@ async fn report(lab: &Lab) -> anyhow::Result<Value> {
                 "no_line": traffic.lines.no_line,
                 "foreign": traffic.foreign,
                 "refused": traffic.refused,
+                "untranslated": traffic.untranslated,
             },
         },
     }))

@@ -87,6 +87,7 @@ fn packets(packets: &Value) -> String {
         ("no_line", "without a line"),
         ("foreign", "for nobody here"),
         ("refused", "that a node did not take"),
+        ("untranslated", "that a router did not let pass"),
     ];
     let dropped = why.iter().filter_map(|(key, words)| {
         packets["dropped"][key].as_u64().filter(|count| *count > 0).map(|count| format!("{count} {words}"))

@@ -90,9 +90,30 @@ impl Watch {
         }
     }
 
+    /// Waits until the one of each pair says that it has a link with the other.
+    ///
+    /// # Errors
+    ///
+    /// Who has none with whom, a line for each pair, where they have not in time.
+    pub(crate) async fn linked(&mut self, pairs: &[(usize, usize)], within: Duration) -> Result<Duration, Vec<String>> {
+        let start = Instant::now();
+        loop {
+            let answers = self.ask("/v1/peers").await;
+            let missing = missing(pairs, &self.names(), &answers);
+            match missing.is_empty() {
+                true => return Ok(start.elapsed()),
+                false if start.elapsed() > within => return Err(missing),
+                false => tokio::time::sleep(POLL).await,
+            }
+        }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.nodes.iter().map(|node| node.name.as_str()).collect()
+    }
+
     fn differences(&self, statuses: &[Option<Value>]) -> Vec<String> {
-        let names = self.nodes.iter().map(|node| node.name.as_str());
-        differences(&names.zip(statuses).collect::<Vec<_>>())
+        differences(&self.names().into_iter().zip(statuses).collect::<Vec<_>>())
     }
 }
 
@@ -132,6 +153,20 @@ fn differences(answers: &[(&str, &Option<Value>)]) -> Vec<String> {
     answers.iter().filter_map(line).collect()
 }
 
+/// The pairs of which the one does not say that it is linked with the other.
+fn missing(pairs: &[(usize, usize)], names: &[&str], answers: &[Option<Value>]) -> Vec<String> {
+    let line = |(one, other): &(usize, usize)| {
+        let peers = answers[*one].as_ref().and_then(Value::as_array)?;
+        let peer = peers.iter().find(|peer| text(peer, "name") == names[*other]);
+        let errors = peer.map(|peer| peer["errors"].to_string()).unwrap_or_default();
+        let is_linked = peer.is_some_and(|peer| text(peer, "state") == "up");
+        (!is_linked).then(|| format!("{} is not linked with {}: {errors}", names[*one], names[*other]))
+    };
+    let unanswered = pairs.iter().filter(|(one, _)| answers[*one].is_none());
+    let unanswered = unanswered.map(|(one, _)| format!("{}: no answer", names[*one]));
+    unanswered.chain(pairs.iter().filter_map(line)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +175,16 @@ mod tests {
     fn status(root: &str, durable: &str, up: u64, behind: u64) -> Option<Value> {
         Some(json!({ "root": root, "root_durable": durable, "changes": 3, "behind": behind,
             "peers": { "known": 1, "up": up } }))
+    }
+
+    #[test]
+    fn a_link_is_missing_that_is_not_up_or_of_which_nothing_is_said() {
+        let peer = |name: &str, state: &str| json!({ "name": name, "state": state, "errors": ["a", "b"] });
+        let answers = [Some(json!([peer("b", "up"), peer("c", "down")])), None, Some(json!([]))];
+        let of = |pairs: &[(usize, usize)]| missing(pairs, &["a", "b", "c"], &answers);
+        assert!(of(&[(0, 1)]).is_empty());
+        assert_eq!(of(&[(0, 2)]), ["a is not linked with c: [\"a\",\"b\"]"]);
+        assert_eq!(of(&[(1, 0), (2, 0)]), ["b: no answer", "c is not linked with a: "]);
     }
 
     #[test]

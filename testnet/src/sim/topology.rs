@@ -11,6 +11,8 @@
 //!
 //! [zones.yard]
 //! nodes = 30
+//! nat = "port-restricted"  # a lab puts the zone behind a router that translates addresses (also "full-cone",
+//!                          # "symmetric"); nothing where it is left out. The simulator's links need no addresses
 //!
 //! [within]                 # between two nodes of one zone
 //! delay_ms = 0.2           # one way; default 0.2
@@ -80,7 +82,7 @@ pub(crate) const LINKS_PER_NODE_MAX: usize = 64;
 pub(crate) const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The presets: name and file.
-const PRESETS: [(&str, &str); 14] = [
+const PRESETS: [(&str, &str); 15] = [
     ("lan-12", include_str!("../../topologies/lan-12.toml")),
     ("bulk-long", include_str!("../../topologies/bulk-long.toml")),
     ("bulk-paths", include_str!("../../topologies/bulk-paths.toml")),
@@ -93,6 +95,7 @@ const PRESETS: [(&str, &str); 14] = [
     ("fleet-10000-8z", include_str!("../../topologies/fleet-10000-8z.toml")),
     ("glomers-25", include_str!("../../topologies/glomers-25.toml")),
     ("islands", include_str!("../../topologies/islands.toml")),
+    ("behind-nat", include_str!("../../topologies/behind-nat.toml")),
     ("line", include_str!("../../topologies/line.toml")),
     ("star-behind-nat", include_str!("../../topologies/star-behind-nat.toml")),
 ];
@@ -104,6 +107,21 @@ pub(crate) struct Place {
     pub(crate) name: String,
     /// Its zone.
     pub(crate) zone: String,
+    /// What the zone's router does to addresses, where it has one that does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) nat: Option<Nat>,
+}
+
+/// How a router translates addresses (RFC 4787).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Nat {
+    /// One port outside for all destinations, and everybody is let in there.
+    FullCone,
+    /// One port for all destinations; only those are let in to whom something was sent.
+    PortRestricted,
+    /// A port for each destination.
+    Symmetric,
 }
 
 /// A link between two nodes; both directions are alike.

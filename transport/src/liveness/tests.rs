@@ -125,6 +125,11 @@ fn an_idle_link_that_dies_is_suspect_within_its_interval_and_evicted_later() {
     world.run(ms(12_000));
     let suspect = world.when(Verdict::Suspect(LINK)).expect("it is dead");
     assert!(suspect < ms(10_100 + 2_000 + 200), "{suspect:?}");
+    let renew = world.when(Verdict::Renew(LINK)).expect("it is dead");
+    assert!(
+        (ms(1_500)..=ms(2_500)).contains(&(renew - suspect)) && world.count(Verdict::Renew(LINK)) == 1,
+        "{renew:?}"
+    );
     let evict = world.when(Verdict::Evict(LINK)).expect("it is dead");
     assert!((ms(5_000)..=ms(10_000)).contains(&(evict - suspect)), "{suspect:?} {evict:?}");
     assert_eq!(world.liveness.poll_timeout(), None, "it is forgotten");
@@ -306,6 +311,7 @@ proptest! {
                 match verdict {
                     Verdict::Probe(_) => probes += 1,
                     Verdict::Suspect(link) => prop_assert!(suspect.insert(link)),
+                    Verdict::Renew(link) => prop_assert!(suspect.contains(&link)),
                     Verdict::Clear(link) => prop_assert!(suspect.remove(&link)),
                     Verdict::Evict(link) => prop_assert!(suspect.remove(&link)),
                 }

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use libp2p::core::multiaddr::{Multiaddr, Protocol};
 use libp2p::core::upgrade::Version;
-use libp2p::identity::Keypair;
+use libp2p::identity::{Keypair, PeerId};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{Config as SwarmConfig, NetworkBehaviour, Swarm};
-use libp2p::{SwarmBuilder, connection_limits, dns, identify, mdns, quic};
+use libp2p::{SwarmBuilder, connection_limits, dns, identify, mdns, noise, quic, relay, yamux};
 
-use super::tcp;
+use super::guard::{Guarded, HolePunching, Tester, Tests};
+use super::{Admit, tcp};
 use crate::config::{Config, Listen, StartError};
+use crate::peer::PeerKey;
 use crate::session;
 
 /// Longest set-up of a connection, from dialling or accepting to multiplexed streams.
@@ -34,8 +36,14 @@ const MAX_NEGOTIATING: usize = 16;
 /// Most inbound and outbound connections being set up.
 const MAX_PENDING_IN: u32 = 64;
 const MAX_PENDING_OUT: u32 = 32;
-/// Most connections with one peer: the held one, its duplicate at a simultaneous dial, and a stale one.
-const MAX_PER_PEER: u32 = 3;
+/// Most connections with one peer: the held one, its duplicate at a simultaneous dial, a stale one, and a circuit.
+const MAX_PER_PEER: u32 = 4;
+/// Reservations that a relay holds, and circuits that it carries.
+const MAX_RESERVATIONS: usize = 128;
+const MAX_CIRCUITS: usize = 32;
+/// What one circuit carries: a join, or the words that a hole takes. Bytes in each direction, and how long.
+const MAX_CIRCUIT_BYTES: u64 = 256 * 1024;
+const MAX_CIRCUIT: Duration = Duration::from_secs(60);
 /// Longest wait for the port to be free after a shutdown.
 const PORT_FREED: Duration = Duration::from_millis(100);
 /// Tries to find a port that is free for UDP and for TCP.
@@ -48,15 +56,34 @@ pub(crate) struct Node {
     pub(crate) session: session::Behaviour,
     identify: identify::Behaviour,
     mdns: Toggle<mdns::tokio::Behaviour>,
+    /// Carries circuits for others.
+    relay: Toggle<relay::Behaviour>,
+    /// Circuits that lead here, and those dialled.
+    circuits: relay::client::Behaviour,
+    dcutr: Toggle<Guarded<HolePunching>>,
+    tests: Toggle<Guarded<Tests>>,
+    tester: Toggle<Guarded<Tester>>,
+}
+
+impl Node {
+    /// An address at which others may reach this node: it is tried by those who dial back, and to punch holes.
+    pub(crate) fn candidate(&mut self, address: &Multiaddr) {
+        if let Some(dcutr) = self.dcutr.as_mut() {
+            dcutr.candidate(address);
+        }
+        if let Some(tests) = self.tests.as_mut() {
+            tests.candidate(address);
+        }
+    }
 }
 
 /// Builds the swarm and listens. Returns the port.
-pub(crate) fn start(config: &Config, keypair: &Keypair) -> Result<(Swarm<Node>, u16), StartError> {
+pub(crate) fn start(config: &Config, keypair: &Keypair, admit: &Admit) -> Result<(Swarm<Node>, u16), StartError> {
     let Listen { ips, port } = &config.listen;
     if ips.len() > Listen::MAX_IPS {
         return Err(StartError::TooManyAddresses);
     }
-    let mut swarm = build(config, keypair)?;
+    let mut swarm = build(config, keypair, admit)?;
     if ips.is_empty() {
         return Ok((swarm, 0));
     }
@@ -74,7 +101,7 @@ pub(crate) fn start(config: &Config, keypair: &Keypair) -> Result<(Swarm<Node>, 
     Err(StartError::NoPort)
 }
 
-fn build(config: &Config, keypair: &Keypair) -> Result<Swarm<Node>, StartError> {
+fn build(config: &Config, keypair: &Keypair, admit: &Admit) -> Result<Swarm<Node>, StartError> {
     let transports = || {
         let builder = SwarmBuilder::with_existing_identity(keypair.clone()).with_tokio();
         let builder = builder.with_quic_config(|quic| quic_config(quic, config));
@@ -83,15 +110,18 @@ fn build(config: &Config, keypair: &Keypair) -> Result<Swarm<Node>, StartError> 
         let Ok(builder) = builder.with_other_transport(|_| tcp);
         Ok(builder)
     };
-    let node = |key: &Keypair| node(key, config);
+    let node = |key: &Keypair, circuits| node(key, circuits, config, admit);
+    let stack = |error: noise::Error| StartError::Stack(io::Error::other(error));
     match transports()?.with_dns() {
         Ok(builder) => {
+            let builder = builder.with_relay_client(noise::Config::new, yamux::Config::default).map_err(stack)?;
             let Ok(builder) = builder.with_behaviour(node);
             Ok(builder.with_swarm_config(swarm_config).with_connection_timeout(CONNECTION_TIMEOUT).build())
         }
         Err(error) => {
             tracing::warn!(%error, "the system's name servers are not configured: only numeric addresses and hosts files work");
             let builder = transports()?.with_dns_config(dns::ResolverConfig::default(), dns::ResolverOpts::default());
+            let builder = builder.with_relay_client(noise::Config::new, yamux::Config::default).map_err(stack)?;
             let Ok(builder) = builder.with_behaviour(node);
             Ok(builder.with_swarm_config(swarm_config).with_connection_timeout(CONNECTION_TIMEOUT).build())
         }
@@ -121,7 +151,8 @@ fn swarm_config(swarm: SwarmConfig) -> SwarmConfig {
     }
 }
 
-fn node(keypair: &Keypair, config: &Config) -> Node {
+fn node(keypair: &Keypair, circuits: relay::client::Behaviour, config: &Config, admit: &Admit) -> Node {
+    let reach = config.reaching();
     let all = config.connections_max;
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(MAX_PENDING_IN))
@@ -140,7 +171,35 @@ fn node(keypair: &Keypair, config: &Config) -> Node {
         session: session::Behaviour::default(),
         identify: identify::Behaviour::new(identify),
         mdns: config.mdns.then(|| multicast(keypair)).flatten().into(),
+        relay: reach.relay.then(|| relay(keypair, admit)).into(),
+        circuits,
+        dcutr: reach.dcutr.then(|| Guarded::new(HolePunching::new(keypair.public().to_peer_id()), admit)).into(),
+        tests: reach.autonat.then(|| Guarded::new(Tests::default(), admit)).into(),
+        tester: reach.autonat.then(|| Guarded::new(Tester::default(), admit)).into(),
     }
+}
+
+/// It offers itself from the start, also before it is proven that others reach this node: libp2p would say so later, in an
+/// identify push, which is lost where streams are negotiated lazily. Without a proven address its reservations are void.
+fn relay(keypair: &Keypair, admit: &Admit) -> relay::Behaviour {
+    let mut relay = relay::Behaviour::new(keypair.public().to_peer_id(), relay_config(admit));
+    relay.set_status(Some(relay::Status::Enable));
+    relay
+}
+
+/// Members may have circuits lead to them; over those anyone may ask to join. How often is libp2p's default.
+fn relay_config(admit: &Admit) -> relay::Config {
+    let mut config = relay::Config {
+        max_reservations: MAX_RESERVATIONS,
+        max_circuits: MAX_CIRCUITS,
+        max_circuit_bytes: MAX_CIRCUIT_BYTES,
+        max_circuit_duration: MAX_CIRCUIT,
+        ..relay::Config::default()
+    };
+    let admit = admit.clone();
+    let is_member = move |peer: PeerId, _: &Multiaddr, _| PeerKey::from_peer_id(&peer).is_some_and(|peer| admit(&peer));
+    config.reservation_rate_limiters.insert(0, Box::new(is_member));
+    config
 }
 
 fn multicast(keypair: &Keypair) -> Option<mdns::tokio::Behaviour> {

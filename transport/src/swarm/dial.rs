@@ -8,7 +8,7 @@ use libp2p::swarm::{ConnectionId, DialError, Stream};
 use tokio::sync::oneshot;
 
 use super::link::Ready;
-use super::{Internal, MAX_ADDRS, Task};
+use super::{Internal, MAX_ADDRS, Task, is_circuit};
 use crate::event::Event;
 use crate::join::{self, JoinError};
 use crate::peer::PeerKey;
@@ -28,6 +28,18 @@ struct Wanted {
     session: bool,
 }
 
+/// A dial under way.
+#[derive(Default)]
+struct Dialing {
+    /// Whether a session is wanted.
+    session: bool,
+    /// What is dialled where no direct address answers.
+    circuits: Vec<Multiaddr>,
+    errors: Vec<String>,
+    /// There is a session that may be dead, on which so many bytes came before.
+    renews: Option<u64>,
+}
+
 struct Join {
     peer: PeerKey,
     request: Vec<u8>,
@@ -39,8 +51,8 @@ struct Join {
 /// Dials and joins under way.
 #[derive(Default)]
 pub(super) struct Dialer {
-    /// The dials the swarm works on: whether a session is wanted.
-    dialing: BTreeMap<PeerKey, bool>,
+    /// The dials the swarm works on.
+    dialing: BTreeMap<PeerKey, Dialing>,
     /// Dials that wait until an old connection with the peer has closed: libp2p ignores them before.
     redials: BTreeMap<PeerKey, Wanted>,
     joins: BTreeMap<u64, Join>,
@@ -52,9 +64,11 @@ impl Dialer {
         self.dialing.keys().chain(self.redials.keys()).copied().collect()
     }
 
-    /// A connection we dialled is up: whether a session is wanted on it.
-    pub(super) fn dialled(&mut self, peer: PeerKey) -> bool {
-        self.dialing.remove(&peer).unwrap_or(true)
+    /// A connection we dialled is up: whether a session is wanted on it. `received`: bytes on the session that is there.
+    pub(super) fn dialled(&mut self, peer: PeerKey, received: Option<u64>) -> bool {
+        // Where nobody ordered it AutoNAT dials back, or a hole is punched, as DCUtR will say.
+        let is_needed = |dialing: Dialing| dialing.session && (dialing.renews.is_none() || dialing.renews == received);
+        self.dialing.remove(&peer).is_some_and(is_needed)
     }
 
     /// Nothing is wanted of the peer any more.
@@ -82,21 +96,37 @@ impl Task {
         } else if self.links.any(peer) {
             return self.redial_later(peer, wanted);
         }
-        if let Some(session) = self.dialer.dialing.get_mut(&peer) {
-            *session |= wanted.session;
+        if let Some(dialing) = self.dialer.dialing.get_mut(&peer) {
+            dialing.session |= wanted.session;
             return;
         }
         let (addrs, mut errors) = parse(peer, &wanted.addrs);
-        if addrs.is_empty() {
-            if errors.is_empty() {
-                errors.push("no address to dial".to_owned());
-            }
-            self.dialer.dialing.insert(peer, wanted.session);
-            return self.dial_failed(peer, errors);
+        let (circuits, direct): (Vec<_>, Vec<_>) = addrs.into_iter().partition(is_circuit);
+        if direct.is_empty() && circuits.is_empty() && errors.is_empty() {
+            errors.push("no address to dial".to_owned());
         }
-        let condition = PeerCondition::DisconnectedAndNotDialing;
+        self.dialer.dialing.insert(peer, Dialing { session: wanted.session, circuits, ..Dialing::default() });
+        if direct.is_empty() { self.dial_failed(peer, errors) } else { self.dial_at(peer, direct) }
+    }
+
+    /// Dials beside a session of ours that may be dead: the judge takes the newer of two connections of one dialler.
+    pub(super) fn renew(&mut self, peer: PeerKey, addrs: &[String]) {
+        let Some(received) = self.links.received_on_own(peer) else { return };
+        let (addrs, _) = parse(peer, addrs);
+        let direct: Vec<_> = addrs.into_iter().filter(|addr| !is_circuit(addr)).collect();
+        if direct.is_empty() || self.dialer.dialing.contains_key(&peer) {
+            return;
+        }
+        tracing::debug!(%peer, "dialling beside a session that may be dead");
+        let renewal = Dialing { session: true, renews: Some(received), ..Dialing::default() };
+        self.dialer.dialing.insert(peer, renewal);
+        self.dial_at(peer, direct);
+    }
+
+    fn dial_at(&mut self, peer: PeerKey, addrs: Vec<Multiaddr>) {
+        let is_renewal = self.dialer.dialing.get(&peer).is_some_and(|dialing| dialing.renews.is_some());
+        let condition = if is_renewal { PeerCondition::NotDialing } else { PeerCondition::DisconnectedAndNotDialing };
         let dial = DialOpts::peer_id(peer.to_peer_id()).condition(condition).addresses(addrs).build();
-        self.dialer.dialing.insert(peer, wanted.session);
         if let Err(error) = self.swarm.dial(dial) {
             self.dial_failed(peer, explain(&error));
         }
@@ -121,8 +151,13 @@ impl Task {
     }
 
     /// A dial failed. Its joins fail with it, unless a connection came from the other side.
-    pub(super) fn dial_failed(&mut self, peer: PeerKey, errors: Vec<String>) {
-        let session = self.dialer.dialing.remove(&peer).unwrap_or(false);
+    pub(super) fn dial_failed(&mut self, peer: PeerKey, mut errors: Vec<String>) {
+        let Dialing { session, circuits, errors: before, .. } = self.dialer.dialing.remove(&peer).unwrap_or_default();
+        errors.splice(0..0, before);
+        if !circuits.is_empty() && !self.links.any(peer) {
+            self.dialer.dialing.insert(peer, Dialing { session, errors, ..Dialing::default() });
+            return self.dial_at(peer, circuits);
+        }
         if !self.links.any(peer) {
             let waiting = self.dialer.joins.extract_if(.., |_, join| join.peer == peer && join.on.is_none());
             for (_, join) in waiting.collect::<Vec<_>>() {
@@ -279,6 +314,22 @@ mod tests {
         assert_eq!(addrs, ["/ip4/10.0.0.1/tcp/1", "/ip4/10.0.0.1/udp/1/quic-v1"]);
         assert_eq!(errors.len(), 2);
         assert!(errors[0].ends_with("leads to another peer"), "{errors:?}");
+    }
+
+    #[test]
+    fn a_session_on_which_something_came_meanwhile_is_not_renewed() {
+        let peer = PeerKey([1; 32]);
+        for (received, is_wanted) in [(Some(5), true), (Some(6), false), (None, false)] {
+            let mut dialer = Dialer::default();
+            let renewal = Dialing { session: true, renews: Some(5), ..Dialing::default() };
+            dialer.dialing.insert(peer, renewal);
+            assert_eq!(dialer.dialled(peer, received), is_wanted);
+            assert!(dialer.dialing.is_empty());
+        }
+        let mut dialer = Dialer::default();
+        assert!(!dialer.dialled(peer, None), "nobody ordered it");
+        dialer.dialing.insert(peer, Dialing { session: true, ..Dialing::default() });
+        assert!(dialer.dialled(peer, None));
     }
 
     #[test]

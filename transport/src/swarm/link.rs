@@ -2,13 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
-use libp2p::core::ConnectedPoint;
+use libp2p::core::transport::PortUse;
+use libp2p::core::{ConnectedPoint, Endpoint};
 use libp2p::swarm::{ConnectionId, Stream};
 use tokio::sync::oneshot;
 
+use super::reach::{NO_HOLE, PUNCHING};
 use super::{Internal, Task, plain};
 use crate::event::{DownReason, SessionId};
 use crate::join;
@@ -21,6 +24,8 @@ use crate::session::io::{Run, Session};
 
 /// How long a connection may be without a session: that of a peer that is not admitted, and any other.
 const WITHOUT_SESSION: Duration = Duration::from_secs(30);
+/// How long a connection stays that nobody here ordered: AutoNAT dials back on it, or it is a hole.
+const NOT_ORDERED: Duration = Duration::from_secs(5);
 /// How long a connection that a peer made to join stays after that: the peer closes it, or joins again.
 const AFTER_JOIN: Duration = Duration::from_secs(2);
 /// Most inbound connections of peers that are not admitted. Further ones are closed at once.
@@ -46,7 +51,16 @@ enum Phase {
 struct Link {
     peer: PeerKey,
     peer_id: PeerId,
+    /// We dialled. Where a hole was punched both ends did, and one of them has the listener's part.
     outbound: bool,
+    /// Over a relay: it carries joins and what a hole takes, never a session.
+    circuit: bool,
+    /// The listener's part of a connection that both ends dialled: it proves nothing of who else can dial.
+    punched: bool,
+    /// Dialled from a passing port, as AutoNAT does: where the peer sees this node says nothing.
+    passing: bool,
+    /// A circuit that was dialled for a session: its failure is told.
+    punching: bool,
     addr: String,
     order: u64,
     /// When it has to be a session, or go.
@@ -142,6 +156,9 @@ impl Links {
         for (connection, link) in self.of(peer) {
             match link.phase {
                 // Its failure will be told.
+                _ if link.punching => return Ready::Session,
+                _ if link.circuit => ready = Ready::Busy,
+                // Its failure will be told.
                 Phase::Opening if link.outbound => return Ready::Session,
                 Phase::Idle if link.outbound => return Ready::Idle(connection),
                 _ => ready = Ready::Busy,
@@ -161,6 +178,13 @@ impl Links {
         (self.carrying(peer) == Some(connection)).then_some(peer)
     }
 
+    /// Bytes that came on the session with a peer, if we dialled that.
+    pub(super) fn received_on_own(&self, peer: PeerKey) -> Option<u64> {
+        let current = self.current.get(&peer).filter(|current| current.held.by_us)?;
+        let lanes = [&current.session.control, &current.session.data];
+        Some(lanes.iter().map(|lane| lane.bytes_in.load(Ordering::Relaxed)).sum())
+    }
+
     fn has_session(&self, peer: PeerKey) -> bool {
         self.current.get(&peer).is_some_and(|current| !current.session.is_ending())
     }
@@ -168,6 +192,28 @@ impl Links {
     /// Whether a session is there, or a connection that may yet carry one.
     pub(super) fn session_coming(&self, peer: PeerKey) -> bool {
         self.has_session(peer) || self.of(peer).any(|(_, link)| matches!(link.phase, Phase::Opening))
+    }
+
+    /// Whether where the peer sees this node on a connection says something, and if so, whether the peer dialled that.
+    pub(super) fn is_telling(&self, connection: ConnectionId) -> Option<bool> {
+        let link = self.links.get(&connection).filter(|link| !link.circuit && !link.passing)?;
+        Some(!link.outbound && !link.punched)
+    }
+
+    /// Where a peer was dialled, or came from, without a relay.
+    pub(super) fn direct_addr(&self, peer: PeerKey) -> Option<String> {
+        let direct = |(_, link): &(ConnectionId, &Link)| !link.circuit && !matches!(link.phase, Phase::Closing);
+        self.of(peer).find(direct).map(|(_, link)| link.addr.clone())
+    }
+
+    /// Whether a connection of ours waits for what it is there for.
+    pub(super) fn is_idle_outbound(&self, connection: ConnectionId) -> bool {
+        self.links.get(&connection).is_some_and(|link| link.outbound && matches!(link.phase, Phase::Idle))
+    }
+
+    /// The circuits to and from a peer that carry no join.
+    pub(super) fn idle_circuits(&self, peer: PeerKey) -> Vec<ConnectionId> {
+        self.of(peer).filter(|(_, link)| link.circuit && link.joins == 0).map(|(connection, _)| connection).collect()
     }
 
     fn strangers(&self, admit: impl Fn(&PeerKey) -> bool) -> usize {
@@ -189,16 +235,28 @@ impl Task {
             self.swarm.close_connection(connection);
             return;
         };
-        let (outbound, admitted) = (endpoint.is_dialer(), (self.admit)(&peer));
+        let outbound = matches!(endpoint, ConnectedPoint::Dialer { role_override: Endpoint::Dialer, .. });
+        let (circuit, admitted) = (endpoint.is_relayed(), (self.admit)(&peer));
+        let wanted = outbound && self.dialer.dialled(peer, self.links.received_on_own(peer));
+        let punching = wanted && circuit && admitted;
         let stranger = !outbound && !admitted && self.links.strangers(&*self.admit) >= MAX_STRANGERS;
+        let lasts = match (punching, endpoint.is_dialer() && !wanted) {
+            (true, _) => PUNCHING,
+            (_, true) => NOT_ORDERED,
+            _ => WITHOUT_SESSION,
+        };
         self.links.orders += 1;
         let link = Link {
             peer,
             peer_id,
             outbound,
+            circuit,
+            punched: endpoint.is_dialer() && !outbound,
+            passing: matches!(endpoint, ConnectedPoint::Dialer { port_use: PortUse::New, .. }),
+            punching,
             addr: plain(endpoint.get_remote_address()),
             order: self.links.orders,
-            expires: Instant::now() + WITHOUT_SESSION,
+            expires: Instant::now() + lasts,
             phase: Phase::Idle,
             control: None,
             data: None,
@@ -209,11 +267,10 @@ impl Task {
         };
         tracing::debug!(%peer, addr = link.addr, outbound, admitted, "connected");
         self.links.links.insert(connection, link);
-        let session = outbound && self.dialer.dialled(peer);
         if stranger || self.stopping.is_some() {
             return self.hang_up(connection);
         }
-        if session && admitted {
+        if wanted && admitted && !circuit {
             self.open_session(connection);
         }
         self.open_joins(peer, connection);
@@ -250,7 +307,7 @@ impl Task {
     fn session_stream_came(&mut self, connection: ConnectionId, protocol: Protocol, stream: Stream) {
         let Some(link) = self.links.links.get_mut(&connection) else { return };
         // The dialler opens the streams, and only once: anything else is reset.
-        if link.outbound || !matches!(link.phase, Phase::Idle | Phase::Opening) {
+        if link.outbound || link.circuit || !matches!(link.phase, Phase::Idle | Phase::Opening) {
             return;
         }
         if !(self.admit)(&link.peer) {
@@ -264,6 +321,9 @@ impl Task {
                 });
             }
             return;
+        }
+        if matches!(link.phase, Phase::Idle) {
+            link.expires = Instant::now() + WITHOUT_SESSION;
         }
         link.phase = Phase::Opening;
         self.place(connection, protocol, stream);
@@ -430,9 +490,14 @@ impl Task {
             }
             Phase::Idle | Phase::Stale | Phase::Closing => {}
         }
+        if link.punching && !self.links.session_coming(link.peer) {
+            self.tell_failed(link.peer, vec![format!("{}: {NO_HOLE}", link.addr)]);
+        }
         self.joins_closed(connection, &why);
         self.bulk_closed(connection, &why);
         if !self.links.any(link.peer) {
+            self.reach.gone(self.started.elapsed(), link.peer);
+            self.reach_out();
             self.redial(link.peer);
         }
         self.settle(link.peer);
@@ -446,7 +511,7 @@ impl Task {
         }
     }
 
-    fn hang_up(&mut self, connection: ConnectionId) {
+    pub(super) fn hang_up(&mut self, connection: ConnectionId) {
         if let Some(link) = self.links.links.get_mut(&connection) {
             link.phase = Phase::Closing;
             link.parked = None;

@@ -38,5 +38,6 @@ async fn garbage_on_the_ports_harms_nobody() {
         let hung_up = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut left)).await;
         assert!(hung_up.is_ok(), "a connection that goes nowhere was kept");
     }
-    assert_eq!(a.mesh.snapshot().await.connections, 1);
+    // One dials back to see whether it reaches the other, and hangs up.
+    within("only the session is left", async || a.mesh.snapshot().await.connections == 1).await;
 }

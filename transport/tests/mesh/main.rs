@@ -7,5 +7,6 @@ mod flow;
 mod join;
 mod net;
 mod raw;
+mod reach;
 mod restart;
 mod sessions;

@@ -43,7 +43,8 @@ pub(super) struct Judged {
 /// A graph in which each node is linked with others at random, over 1 to 100 ms.
 pub(super) fn random_graph(nodes: usize, degree: usize, seed: u64) -> Topology {
     let mut random = Random::of(seed, 0x6772_6170);
-    let places = (0..nodes).map(|node| Place { name: format!("any-{node}"), zone: "any".to_owned() }).collect();
+    let places =
+        (0..nodes).map(|node| Place { name: format!("any-{node}"), zone: "any".to_owned(), nat: None }).collect();
     let mut lines = BTreeMap::new();
     // A circle joins all; the rest is drawn.
     let circle = (0..nodes).map(|node| (node, (node + 1) % nodes));

@@ -31,7 +31,7 @@ impl Base {
     /// An operator writes so many documents, all through the engine's own door: the first half on one device, the second half
     /// on the other, which has the first half on its disk.
     pub(crate) fn make(logs: usize) -> anyhow::Result<Base> {
-        let places = ["a-0", "a-1"].map(|name| Place { name: name.to_owned(), zone: "a".to_owned() });
+        let places = ["a-0", "a-1"].map(|name| Place { name: name.to_owned(), zone: "a".to_owned(), nat: None });
         let fleet = Fleet::new(&places, |_| true);
         let (store, engine) = (fleet.base.clone(), fleet.engine.clone());
         let mut base = Base { fleet, store, engine, logs, starts: 0 };

@@ -7,7 +7,7 @@ const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
 
 fn place(number: usize) -> Place {
-    Place { name: format!("lab-{number}"), zone: "lab".to_owned() }
+    Place { name: format!("lab-{number}"), zone: "lab".to_owned(), nat: None }
 }
 
 /// Three nodes in a row, both lines alike.

@@ -3,7 +3,7 @@ use crate::sim::topology::Place;
 
 fn fleet(zones: &[(&str, usize)]) -> Topology {
     let places = zones.iter().flat_map(|(zone, nodes)| {
-        (0..*nodes).map(move |number| Place { name: format!("{zone}-{number}"), zone: (*zone).to_owned() })
+        (0..*nodes).map(move |number| Place { name: format!("{zone}-{number}"), zone: (*zone).to_owned(), nat: None })
     });
     Topology { name: "fleet".to_owned(), nodes: places.collect(), lines: Vec::new() }
 }

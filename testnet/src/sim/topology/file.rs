@@ -9,7 +9,7 @@ use super::ground::{Ground, Quality, Zone};
 use super::mesh::{self, Mesh};
 use super::parts::Parts;
 use super::values::{AccessMillis, Mbit, Millis, Percent, Whole};
-use super::{LINKS_PER_NODE_MAX, Line, NODES_MAX, Place, Topology, ZONES_MAX};
+use super::{LINKS_PER_NODE_MAX, Line, NODES_MAX, Nat, Place, Topology, ZONES_MAX};
 
 /// Longest name of a zone, bytes.
 const ZONE_NAME_BYTES_MAX: usize = 32;
@@ -77,6 +77,7 @@ struct File {
 struct ZoneTable {
     nodes: Whole<1, { NODES_MAX as i64 }>,
     access_ms: Option<AccessMillis>,
+    nat: Option<Nat>,
 }
 
 #[derive(Default, Deserialize)]
@@ -174,6 +175,7 @@ fn zones(file: &File) -> Result<Vec<Zone>, Fault> {
         name: name.clone(),
         nodes: table.nodes.value(),
         access_us: table.access_ms.or(file.within.access_ms).map_or(0, AccessMillis::steps),
+        nat: table.nat,
     };
     Ok(file.zones.iter().map(zone).collect())
 }
@@ -193,7 +195,7 @@ fn places(zones: &[Zone]) -> Vec<Place> {
     order.sort_by_key(|(number, _)| *number);
     order
         .into_iter()
-        .map(|(number, zone)| Place { name: format!("{}-{number}", zone.name), zone: zone.name.clone() })
+        .map(|(number, zone)| Place { name: format!("{}-{number}", zone.name), zone: zone.name.clone(), nat: zone.nat })
         .collect()
 }
 

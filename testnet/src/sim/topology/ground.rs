@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Line, Place, Plan, TopologyError};
+use super::{Line, Nat, Place, Plan, TopologyError};
 
 /// Longest delay of a link, both nodes' own parts included, microseconds.
 const DELAY_US_MAX: u64 = 10_000_000;
@@ -28,6 +28,7 @@ pub(super) struct Zone {
     pub(super) nodes: usize,
     /// Its nodes' own parts of delays lie between 0 and this, microseconds.
     pub(super) access_us: u64,
+    pub(super) nat: Option<Nat>,
 }
 
 /// What a link is like; units as in [`Line`].

@@ -49,7 +49,7 @@ fn table(header: &Header, gathered: &Gathered, visits: &[Visit]) -> String {
     // For each level above, whether its line goes on.
     let mut open = Vec::new();
     for visit in visits {
-        let Place { name, zone } = &header.nodes[visit.node];
+        let Place { name, zone, .. } = &header.nodes[visit.node];
         let parent = visit.arrival.from.map(|from| (from, spread.arrivals().get(&from)));
         let (mut after_parent, mut on_link, mut remark) = (String::new(), String::new(), String::new());
         if let Some((from, arrival)) = parent {

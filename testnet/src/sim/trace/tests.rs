@@ -51,7 +51,8 @@ const HEADER: &str =
     r#"{"trace":1,"topology":"lan","seed":7,"nodes":[{"name":"a-0","zone":"a"},{"name":"b-0","zone":"b"}]}"#;
 
 fn lan() -> Topology {
-    let place = |zone: &str, number: usize| Place { name: format!("{zone}-{number}"), zone: zone.to_owned() };
+    let place =
+        |zone: &str, number: usize| Place { name: format!("{zone}-{number}"), zone: zone.to_owned(), nat: None };
     let nodes = vec![place("north", 0), place("north", 1), place("south", 0), place("south", 1), place("south", 2)];
     Topology { name: "lan-5".to_owned(), nodes, lines: Vec::new() }
 }
@@ -291,7 +292,7 @@ south-0        south            1.00             -            -  from south-1, f
 #[test]
 fn a_long_chain_stays_narrow() {
     const NODES: usize = 10_000;
-    let place = |number| Place { name: format!("n-{number}"), zone: "line".to_owned() };
+    let place = |number| Place { name: format!("n-{number}"), zone: "line".to_owned(), nat: None };
     let topology = Topology { name: "line".to_owned(), nodes: (0..NODES).map(place).collect(), lines: Vec::new() };
     let mut events = vec![happened(0, 0, None, What::Written)];
     events.extend((1..NODES).map(|node| happened(node as u64 * 1000, node, Some(node - 1), What::Stored)));

@@ -72,6 +72,8 @@ impl World<'_, '_> {
                     self.routes_changed();
                     self.mesh_doubts(node, LinkId(session.0));
                 }
+                // Nothing here forgets a link and lets another pass.
+                Verdict::Renew(_) => {}
                 Verdict::Clear(session) => {
                     self.routes_changed();
                     self.mesh_doubts(node, LinkId(session.0));

@@ -22,7 +22,7 @@ fn last_line(message: &str) -> &str {
 #[test]
 fn a_name_that_is_none_lists_the_presets() {
     let presets = "lan-12, bulk-long, bulk-paths, failover, fleet-12-4z, lab-25, fleet-100-4z, fleet-200-8z, \
-                   fleet-1000-8z, fleet-10000-8z, glomers-25, islands, line, star-behind-nat";
+                   fleet-1000-8z, fleet-10000-8z, glomers-25, islands, behind-nat, line, star-behind-nat";
     let error = Topology::load("lan-13", 1).unwrap_err().to_string();
     assert_eq!(error, format!("no topology is named `lan-13`: there are {presets}, or the path of a .toml file"));
 }
@@ -45,7 +45,7 @@ fn files_that_cannot_be_read() {
 #[test]
 fn what_is_no_toml_and_keys_that_there_are_not_say_where() {
     let expected = "topology t: TOML parse error at line 3, column 1\n  |\n3 | delay = 1\n  | ^^^^^\n\
-        unknown field `delay`, expected `nodes` or `access_ms`\n";
+        unknown field `delay`, expected one of `nodes`, `access_ms`, `nat`\n";
     assert_eq!(fault("[zones.a]\nnodes = 1\ndelay = 1"), expected);
     assert!(fault("zones = {").starts_with("topology t: TOML parse error at line 1, column "));
     for (text, says) in [
