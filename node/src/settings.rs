@@ -68,7 +68,7 @@ const KNOWN: [Known; 18] = [
         default: "",
         about: "folder whose files are replayed in place of this machine's",
     },
-    Known { name: "log", default: "info,libp2p_swarm=warn,transport=warn", about: "log filter, as in RUST_LOG" },
+    Known { name: "log", default: "info,libp2p_swarm=warn,transport=warn", about: "log filter: LEVEL or TARGET=LEVEL, joined by commas" },
     Known { name: "log_format", default: "text", about: "text or json" },
 ];
 

@@ -11,6 +11,9 @@ use crdt::id::FleetId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 use transport::{Listen, Reaching};
 
 use super::{Common, Failure, Outcome, code, ticket};
@@ -49,7 +52,7 @@ pub(crate) struct RunArgs {
     /// Replay the files of this folder in place of this machine's
     #[arg(long, value_name = "DIR")]
     replay: Option<PathBuf>,
-    /// Log filter, as in RUST_LOG
+    /// Log filter: LEVEL or TARGET=LEVEL, joined by commas
     #[arg(long)]
     log: Option<String>,
     /// text or json
@@ -59,14 +62,15 @@ pub(crate) struct RunArgs {
 
 fn start_logging(settings: &Settings) -> Result<(), Failure> {
     let filter = settings.text("log").unwrap_or("info");
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+    let filter: Targets = filter.parse().map_err(|error| {
         Failure::new(code::USAGE, "the log filter is malformed").cause(error).hint("fleetsync run --log info")
     })?;
     let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal);
+    let filtered = tracing_subscriber::registry().with(filter);
     match settings.text("log_format") {
-        Some("json") => builder.json().init(),
-        Some("text") | None => builder.init(),
+        Some("json") => filtered.with(lines.json()).init(),
+        Some("text") | None => filtered.with(lines).init(),
         Some(other) => {
             return Err(Failure::new(code::USAGE, format!("{other:?} is no log format"))
                 .hint("fleetsync run --log-format json"));
