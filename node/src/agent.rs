@@ -15,7 +15,6 @@ use crdt::roster::Standing;
 use crdt::schema::Kind;
 use crdt::store::AuditRecord;
 use crdt::sync::{Changed, Config, Effect, Engine, Input, Reply, RequestId};
-use ed25519_dalek::SigningKey;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -30,6 +29,7 @@ use crate::store::{Applied, Store, WriteError, Writer};
 
 mod addresses;
 pub(crate) mod bulk;
+mod busyness;
 mod events;
 mod forwarding;
 mod handle;
@@ -43,6 +43,7 @@ mod presence;
 mod pulse;
 mod routing;
 mod sessions;
+mod setup;
 mod storing;
 mod syncer;
 #[cfg(test)]
@@ -63,6 +64,7 @@ pub(crate) use presence::Presence;
 pub(crate) use pulse::Pulse;
 use routing::Routing;
 use sessions::Sessions;
+pub(crate) use setup::{MeshSetup, Setup};
 pub(crate) use storing::RESERVE_BYTES;
 use syncer::{Syncer, Ticket};
 
@@ -74,30 +76,6 @@ const EVENTS_MAX: usize = 1024;
 const SPACE_CHECK_MS: u64 = 500;
 /// Events of the mesh that are taken in a row before a request that waits has its turn.
 const MESH_EVENTS_MAX: u32 = 64;
-
-/// What a node is started with.
-pub(crate) struct Setup {
-    pub(crate) folder: Folder,
-    pub(crate) store: Store,
-    pub(crate) fleet: FleetId,
-    pub(crate) incarnation: u64,
-    pub(crate) key: SigningKey,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) mesh: MeshSetup,
-    /// Where a service manager wants signs of life.
-    pub(crate) pulse: Option<Pulse>,
-}
-
-/// How the mesh is started.
-pub(crate) struct MeshSetup {
-    pub(crate) listen: transport::Listen,
-    pub(crate) mdns: bool,
-    /// How others reach this device where they cannot dial it.
-    pub(crate) reach: transport::Reaching,
-    /// Whether this device pays for what it sends.
-    pub(crate) is_metered: bool,
-    pub(crate) bulk_port: BulkPort,
-}
 
 /// What the transport asks for each connection.
 #[derive(Default)]
@@ -132,7 +110,7 @@ pub(crate) struct Node {
     pub(crate) sessions: Sessions,
     pub(crate) neighbours: Neighbours,
     pub(crate) routing: Routing,
-    forwarding: Forwarding,
+    pub(crate) forwarding: Forwarding,
     pub(crate) listening: BTreeSet<String>,
     /// Addresses that are not this machine's at which others reach this node: circuits, and what a translation leads here.
     pub(crate) reachable: BTreeSet<String>,
@@ -227,7 +205,8 @@ fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
     let (syncer, synced) = Syncer::start(setup.store.clone());
     let agent = Agent { commands: command_sender, restored: restored_seen, store: setup.store.clone() };
     let (now, threads) = (Instant::now(), judging::threads());
-    let (forwarding, read) = Forwarding::new(setup.key.clone(), u64::from_be_bytes(crate::folder::random()));
+    let number = u64::from_be_bytes(crate::folder::random());
+    let (forwarding, read) = Forwarding::new(setup.key.clone(), number, setup.mesh.relay_rate);
     let mut node = Node {
         engine,
         writer: Writer::start(setup.store.clone(), threads),
@@ -492,8 +471,8 @@ impl Node {
                     }
                 }
                 let is_own = document.device() == Some(self.device());
-                if is_own && document.kind() == Kind::Environment {
-                    self.environment_changed();
+                if is_own {
+                    self.readings_changed(document.kind());
                 }
                 if is_own && incarnation != self.config.incarnation {
                     self.note_restored();

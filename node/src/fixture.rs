@@ -44,15 +44,25 @@ pub(crate) async fn within(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// A clock whose wall is set by hand, while its monotonic part runs on.
+/// A clock whose wall is set by hand, while its monotonic part runs on, and skips time where it is told to.
 pub(crate) struct JumpingClock {
     machine: SystemClock,
+    skipped_micros: AtomicU64,
     wall_ms: AtomicU64,
 }
 
 impl JumpingClock {
     pub(crate) fn at(wall_ms: u64) -> Arc<JumpingClock> {
-        Arc::new(JumpingClock { machine: SystemClock::new(), wall_ms: AtomicU64::new(wall_ms) })
+        Arc::new(JumpingClock {
+            machine: SystemClock::new(),
+            skipped_micros: AtomicU64::new(0),
+            wall_ms: AtomicU64::new(wall_ms),
+        })
+    }
+
+    /// Lets time pass for the node.
+    pub(crate) fn skip(&self, time: Duration) {
+        self.skipped_micros.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
     }
 
     pub(crate) fn jump(&self, wall_ms: u64) {
@@ -62,7 +72,7 @@ impl JumpingClock {
 
 impl Clock for JumpingClock {
     fn monotonic(&self) -> Time {
-        self.machine.monotonic()
+        Time(self.machine.monotonic().0 + self.skipped_micros.load(Ordering::SeqCst))
     }
 
     fn wall_ms(&self) -> u64 {
@@ -188,6 +198,7 @@ fn setup(folder: Folder, clock: Arc<JumpingClock>) -> Setup {
             reach: Reaching::NONE,
             is_metered: false,
             bulk_port: BulkPort::Fixed(0),
+            relay_rate: 0,
         },
         pulse: None,
     }

@@ -36,7 +36,7 @@ const KNOWN: [Known; 18] = [
     Known {
         name: "relay.max_rate",
         default: "0",
-        about: "bytes a second of blobs that this device passes on for others; 0 is no limit",
+        about: "bytes a second of blobs that this device passes on for others, and as many of questions; 0 is no limit",
     },
     Known {
         name: "relay.circuits",
@@ -68,7 +68,11 @@ const KNOWN: [Known; 18] = [
         default: "",
         about: "folder whose files are replayed in place of this machine's",
     },
-    Known { name: "log", default: "info,libp2p_swarm=warn,transport=warn", about: "log filter: LEVEL or TARGET=LEVEL, joined by commas" },
+    Known {
+        name: "log",
+        default: "info,libp2p_swarm=warn,transport=warn",
+        about: "log filter: LEVEL or TARGET=LEVEL, joined by commas",
+    },
     Known { name: "log_format", default: "text", about: "text or json" },
 ];
 

@@ -4,6 +4,8 @@
 const HOP_MICROS: u64 = 500;
 /// A relay is between.
 const RELAYED_MICROS: u64 = 5_000;
+/// An end has so much to do that whoever can goes another way.
+const BUSY_MICROS: u64 = 10_000;
 /// An end runs on battery.
 const BATTERY_MICROS: u64 = 20_000;
 /// An end pays for what it sends.
@@ -63,6 +65,8 @@ pub struct LinkState {
     pub is_metered: bool,
     /// Whether this end runs on battery.
     pub is_on_battery: bool,
+    /// Whether this end's processors have been at their limit for a while.
+    pub is_busy: bool,
 }
 
 /// What the cost of a link is made of, microseconds each; together they are the cost, within its limits.
@@ -82,6 +86,8 @@ pub struct CostParts {
     pub battery_micros: u64,
     /// This end pays for what it sends.
     pub metered_micros: u64,
+    /// This end has too much to do.
+    pub busy_micros: u64,
 }
 
 impl LinkState {
@@ -89,7 +95,8 @@ impl LinkState {
     pub fn cost(&self) -> Cost {
         let parts = self.parts();
         let measured = parts.delay_micros + parts.jitter_micros + parts.hop_micros + parts.loss_micros;
-        Cost::from_micros(measured + parts.relayed_micros + parts.battery_micros + parts.metered_micros)
+        let burdens = parts.battery_micros + parts.metered_micros + parts.busy_micros;
+        Cost::from_micros(measured + parts.relayed_micros + burdens)
     }
 
     /// What that cost is made of.
@@ -105,6 +112,7 @@ impl LinkState {
             relayed_micros: where_so(self.kind == LinkKind::Relayed, RELAYED_MICROS),
             battery_micros: where_so(self.is_on_battery, BATTERY_MICROS),
             metered_micros: where_so(self.is_metered, METERED_MICROS),
+            busy_micros: where_so(self.is_busy, BUSY_MICROS),
         }
     }
 }
@@ -120,6 +128,7 @@ mod tests {
         kind: LinkKind::Wan,
         is_metered: false,
         is_on_battery: false,
+        is_busy: false,
     };
 
     #[test]
@@ -131,6 +140,7 @@ mod tests {
         assert_eq!(cost(LinkState { kind: LinkKind::Relayed, ..LINK }), 15_500);
         assert_eq!(cost(LinkState { is_metered: true, ..LINK }), 110_500);
         assert_eq!(cost(LinkState { is_on_battery: true, ..LINK }), 30_500);
+        assert_eq!(cost(LinkState { is_busy: true, ..LINK }), 20_500);
     }
 
     #[test]
@@ -144,6 +154,7 @@ mod tests {
             relayed_micros: 0,
             battery_micros: 0,
             metered_micros: 100_000,
+            busy_micros: 0,
         };
         assert_eq!(parts, expected);
     }

@@ -5,6 +5,7 @@
 //! never comes to a node twice, and crosses [`MAX_HOPS`] links at most. The answer goes back the way the request came, and is
 //! taken only from who was handed the request. Ways that cost nearly the same are shared by flow: all requests from one node
 //! to another take the same of them, as long as it is there.
+//! A node may state how much it passes on for others; beyond, it gives requests back, and they go another way.
 //! Bodies are opaque: that they are signed end to end is the owner's affair, who must expect the same request twice.
 //!
 //! Pure: times, messages and [`Routes`] come in, [`Action`]s go out.
@@ -47,6 +48,10 @@ const MAX_UNDER_WAY_OF_PEER: usize = 1_024;
 const MAX_UNDER_WAY_BYTES: usize = 8 << 20;
 /// Ways are shared that cost at most so many parts in one more than the best.
 const NEARLY_EQUAL: u32 = 8;
+/// What may be passed on at once after a rest, where that is limited.
+const BURST: Duration = Duration::from_secs(1);
+/// Most pairs of nodes of which it is counted what is passed on between them.
+const MAX_COUNTED: usize = 1_024;
 /// After so long a request is forgotten, and one of this node's own has failed.
 pub const LIFETIME: Duration = Duration::from_secs(10);
 
@@ -134,6 +139,11 @@ pub struct Forwarder {
     bytes: usize,
     /// When each of them ends.
     ends: BTreeSet<(Duration, RequestId)>,
+    /// Bytes a second that are passed on for others; none is no limit.
+    relay_rate: Option<u64>,
+    /// When all that was passed on has had its time.
+    relays_until: Duration,
+    relayed: BTreeMap<(PeerKey, PeerKey), u64>,
     actions: VecDeque<Action>,
 }
 
@@ -146,8 +156,21 @@ impl Forwarder {
             under_way: BTreeMap::new(),
             bytes: 0,
             ends: BTreeSet::new(),
+            relay_rate: None,
+            relays_until: Duration::ZERO,
+            relayed: BTreeMap::new(),
             actions: VecDeque::new(),
         }
+    }
+
+    /// Limits the bodies of requests and answers that are passed on for others, bytes a second; 0 is no limit.
+    pub fn limit_relayed(&mut self, bytes_per_s: u64) {
+        self.relay_rate = Some(bytes_per_s).filter(|rate| *rate > 0);
+    }
+
+    /// What was passed on: by who asked and who was asked, bytes of bodies both ways.
+    pub fn relayed(&self) -> &BTreeMap<(PeerKey, PeerKey), u64> {
+        &self.relayed
     }
 
     /// What is to be done next.
@@ -201,7 +224,10 @@ impl Forwarder {
                 if !comes_from_peer || request.path.contains(&self.me) {
                     return Err(Malformed);
                 }
-                if self.take(now, Some(peer), request) {
+                let (to, bytes) = (request.to, request.body.len());
+                let may_pass = to == self.me || self.may_relay(now);
+                if may_pass && self.take(now, Some(peer), request) {
+                    self.count_relayed(now, (id.from, to), bytes);
                     self.hand_on(id, routes);
                 } else {
                     self.send(peer, Message::NoWay(NoWay { id, failed: Vec::new() }));
@@ -209,7 +235,8 @@ impl Forwarder {
             }
             Message::Answer(answer) => {
                 let was_handed = |under_way: &UnderWay| under_way.handed.contains(&peer);
-                if self.under_way.get(&answer.id).is_some_and(was_handed) {
+                if let Some(under_way) = self.under_way.get(&answer.id).filter(|under_way| was_handed(under_way)) {
+                    self.count_relayed(now, (answer.id.from, under_way.request.to), answer.body.len());
                     self.answered(answer);
                 }
             }
@@ -277,6 +304,24 @@ impl Forwarder {
         self.ends.insert((under_way.ends_at, id));
         self.under_way.insert(id, under_way);
         true
+    }
+
+    fn may_relay(&self, now: Duration) -> bool {
+        self.relay_rate.is_none() || self.relays_until <= now + BURST
+    }
+
+    /// Counts what goes between two others.
+    fn count_relayed(&mut self, now: Duration, ends: (PeerKey, PeerKey), bytes: usize) {
+        if ends.0 == self.me || ends.1 == self.me {
+            return;
+        }
+        if let Some(rate) = self.relay_rate {
+            let takes = Duration::from_micros((bytes as u64).saturating_mul(1_000_000) / rate);
+            self.relays_until = self.relays_until.max(now) + takes;
+        }
+        if self.relayed.len() < MAX_COUNTED || self.relayed.contains_key(&ends) {
+            *self.relayed.entry(ends).or_default() += bytes as u64;
+        }
     }
 
     fn forget(&mut self, id: &RequestId) -> Option<UnderWay> {

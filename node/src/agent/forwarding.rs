@@ -85,11 +85,18 @@ pub(crate) struct Forwarding {
 }
 
 impl Forwarding {
-    /// And where answers come from the store; at most [`READING_MAX`] are there.
-    pub(super) fn new(key: SigningKey, number: u64) -> (Forwarding, mpsc::UnboundedReceiver<Read>) {
+    /// And where answers come from the store; at most [`READING_MAX`] are there. `relay_rate`: bytes a second that are passed
+    /// on for others; 0 is no limit.
+    pub(super) fn new(key: SigningKey, number: u64, relay_rate: u64) -> (Forwarding, mpsc::UnboundedReceiver<Read>) {
         let (read, was_read) = mpsc::unbounded_channel();
-        let forwarder = Forwarder::new(PeerKey(key.verifying_key().to_bytes()));
+        let mut forwarder = Forwarder::new(PeerKey(key.verifying_key().to_bytes()));
+        forwarder.limit_relayed(relay_rate);
         (Forwarding { forwarder, waiting: BTreeMap::new(), number, key, reading: 0, read }, was_read)
+    }
+
+    /// What was passed on, by who asked and who was asked, bytes both ways.
+    pub(crate) fn relayed(&self) -> &BTreeMap<(PeerKey, PeerKey), u64> {
+        self.forwarder.relayed()
     }
 
     /// When something is to be done.

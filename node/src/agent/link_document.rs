@@ -42,6 +42,8 @@ pub(crate) struct Burden {
     pub(crate) is_metered: bool,
     /// It runs on battery.
     pub(crate) is_on_battery: bool,
+    /// Its processors have been at their limit for a while.
+    pub(crate) is_busy: bool,
 }
 
 impl LinkDocument {
@@ -69,6 +71,7 @@ impl LinkDocument {
             burden: Burden {
                 is_metered: value("metered") == Some(&Value::Bool(true)),
                 is_on_battery: value("battery") == Some(&Value::Bool(true)),
+                is_busy: value("busy") == Some(&Value::Bool(true)),
             },
             bulk_port: read_number(&value, "bulk.port").and_then(|port| u16::try_from(port).ok()),
             blobs: blobs_in(view),
@@ -81,7 +84,8 @@ impl LinkDocument {
         for (number, address) in self.addresses.iter().enumerate() {
             values.insert(format!("address.{number}"), Value::Text(address.clone()));
         }
-        for (path, is_so) in [("metered", self.burden.is_metered), ("battery", self.burden.is_on_battery)] {
+        let Burden { is_metered, is_on_battery, is_busy } = self.burden;
+        for (path, is_so) in [("metered", is_metered), ("battery", is_on_battery), ("busy", is_busy)] {
             if is_so {
                 values.insert(path.to_owned(), Value::Bool(true));
             }
@@ -124,8 +128,8 @@ impl LinkDocument {
 /// What one end says of a link.
 pub(crate) fn state_of((measured, kind): (Measured, LinkKind), burden: Burden) -> LinkState {
     let Measured { rtt_micros, jitter_micros, loss_ppm } = measured;
-    let Burden { is_metered, is_on_battery } = burden;
-    LinkState { rtt_micros, jitter_micros, loss_ppm, kind, is_metered, is_on_battery }
+    let Burden { is_metered, is_on_battery, is_busy } = burden;
+    LinkState { rtt_micros, jitter_micros, loss_ppm, kind, is_metered, is_on_battery, is_busy }
 }
 
 /// The devices that a view speaks of as neighbours.
@@ -193,7 +197,7 @@ mod tests {
         LinkDocument {
             addresses: vec!["/ip4/192.0.2.1/tcp/4410".to_owned(), "/ip4/192.0.2.2/tcp/4410".to_owned()],
             neighbours: BTreeMap::from([(DeviceId([2; 32]), up), (DeviceId([3; 32]), down)]),
-            burden: Burden { is_metered: true, is_on_battery: true },
+            burden: Burden { is_metered: true, is_on_battery: true, is_busy: true },
             bulk_port: Some(4411),
             blobs: BTreeMap::from([(BlobId([0xcd; 32]), 1 << 30)]),
         }
@@ -219,10 +223,11 @@ mod tests {
         assert_eq!(of("kind"), Some(Value::Text("lan".to_owned())));
         assert_eq!(values.get("metered"), Some(&Value::Bool(true)));
         assert_eq!(values.get("battery"), Some(&Value::Bool(true)));
+        assert_eq!(values.get("busy"), Some(&Value::Bool(true)));
         assert_eq!(of("rate_bytes_per_second"), Some(Value::Uint(2_500_000)));
         assert_eq!(values.get("bulk.port"), Some(&Value::Uint(4411)));
         assert_eq!(values.get(&format!("blob.{}", "cd".repeat(32))), Some(&Value::Uint(1 << 30)));
-        assert_eq!(values.len(), 15, "{values:?}");
+        assert_eq!(values.len(), 16, "{values:?}");
         assert_eq!(LinkDocument::default().values(), BTreeMap::new(), "what is not so is not said");
     }
 

@@ -19,6 +19,7 @@ use transport::{
     SEARCH_SOON, SessionId, Verdict,
 };
 
+use super::busyness::Busyness;
 use super::events::{NAMED_MAX, RouteMove};
 use super::link_document::{Burden, state_of};
 use super::moves::{Fate, NextHops};
@@ -53,6 +54,9 @@ impl Measuring {
     }
 }
 
+/// Of a thousand parts of their time, how many the processors work.
+const UTILISATION: &str = "cpu.utilisation_permille";
+
 /// What the node knows of ways.
 #[derive(Debug)]
 pub(crate) struct Routing {
@@ -67,6 +71,7 @@ pub(crate) struct Routing {
     reread_at: Option<Time>,
     /// What makes this device's links dearer.
     pub(super) burden: Burden,
+    busyness: Busyness,
     next_hops: NextHops,
 }
 
@@ -79,7 +84,8 @@ impl Routing {
             first_from: BTreeMap::new(),
             search: Gathering::new(SEARCH_SOON, SEARCH_SOON),
             reread_at: None,
-            burden: Burden { is_metered, is_on_battery: false },
+            burden: Burden { is_metered, ..Burden::default() },
+            busyness: Busyness::default(),
             next_hops: NextHops::default(),
         }
     }
@@ -115,7 +121,8 @@ impl Routing {
 
     /// When something is to be done.
     pub(super) fn poll_timeout(&self) -> Option<Time> {
-        self.liveness.poll_timeout().into_iter().chain(self.search.poll_timeout()).min().map(time)
+        let links = self.liveness.poll_timeout().into_iter().chain(self.search.poll_timeout()).min().map(time);
+        links.into_iter().chain(self.busyness.poll_timeout()).min()
     }
 
     /// What is announced of a link, as far as it was measured.
@@ -205,6 +212,33 @@ impl Node {
         self.routing.search.ask_at(moment(now));
     }
 
+    /// A document of this device's readings changed.
+    pub(super) fn readings_changed(&mut self, kind: Kind) {
+        match kind {
+            Kind::Environment => self.environment_changed(),
+            Kind::Resource => self.resource_changed(),
+            _ => {}
+        }
+    }
+
+    /// This device's `resource` document changed: what its processors have to do may have.
+    fn resource_changed(&mut self) {
+        let document = DocumentName::of_device(Kind::Resource, &self.device());
+        let Ok(view) = view::read(&self.store, &document, UTILISATION) else { return };
+        let permille = match view.get(UTILISATION).map(|entry| &entry.read.value) {
+            Some(Value::Uint(permille)) => Some(*permille),
+            _ => None,
+        };
+        self.routing.busyness.reading(self.now(), permille);
+    }
+
+    /// What makes the links of this device dearer is not what it was: all others hear of it.
+    fn burden_changed(&mut self) {
+        let now = self.now();
+        self.neighbours.link_measured(now, false);
+        self.own_links_changed();
+    }
+
     /// This device's `environment` document changed: whether it runs on battery may have.
     pub(super) fn environment_changed(&mut self) {
         let document = DocumentName::of_device(Kind::Environment, &self.device());
@@ -212,9 +246,7 @@ impl Node {
         let source = view.get(POWER_SOURCE).map(|entry| &entry.read.value);
         let is_on_battery = source == Some(&Value::Text("battery".to_owned()));
         if std::mem::replace(&mut self.routing.burden.is_on_battery, is_on_battery) != is_on_battery {
-            let now = self.now();
-            self.neighbours.link_measured(now, false);
-            self.own_links_changed();
+            self.burden_changed();
         }
     }
 
@@ -381,6 +413,10 @@ impl Node {
                     self.effects();
                 }
             }
+        }
+        if let Some(is_busy) = self.routing.busyness.timer(now) {
+            self.routing.burden.is_busy = is_busy;
+            self.burden_changed();
         }
         if self.routing.search.poll_timeout().is_some_and(|at| at <= moment(now)) {
             self.search();

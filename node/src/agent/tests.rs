@@ -211,6 +211,32 @@ async fn a_device_on_battery_says_so_of_its_links() {
     b.stop().await;
 }
 
+/// A device whose processors are at their limit for half a minute is asked less.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_device_says_so_of_its_links() {
+    let fleet = Fleet::new();
+    let mut a = fleet.found("a", JumpingClock::at(TODAY_MS)).await;
+    let mut b = fleet.join(&mut a, "b", JumpingClock::at(TODAY_MS)).await;
+    let is_dear = async |node: &mut Running, to: &str| {
+        let route = node.get(&format!("/v1/routes/{to}")).await;
+        route["ways"][0]["cost_ms"].as_f64().map(|cost| cost >= 10.0)
+    };
+    within("a cheap way", async || is_dear(&mut a, "b").await == Some(false)).await;
+    for (permille, is_busy) in [(1_000, true), (300, false)] {
+        b.write(Kind::Resource, "cpu.utilisation_permille", Value::Uint(permille)).await;
+        let is_read = async || {
+            let devices = b.get("/v1/devices").await;
+            let own = devices.as_array().unwrap().iter().find(|device| device["name"] == "b").unwrap().clone();
+            own["cpu_utilisation_permille"] == json!(permille)
+        };
+        within("the reading is there", is_read).await;
+        b.clock.skip(Duration::from_secs(31));
+        within("others hear of it", async || is_dear(&mut a, "b").await == Some(is_busy)).await;
+    }
+    a.stop().await;
+    b.stop().await;
+}
+
 /// The watchdog's signs of life come from the agent's task: none while that is stuck, whatever else runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stuck_agent_gives_no_sign_of_life() {

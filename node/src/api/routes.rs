@@ -107,6 +107,7 @@ fn parts_to_json(state: &LinkState) -> Value {
         "relayed_ms": millis(parts.relayed_micros as f64),
         "battery_ms": millis(parts.battery_micros as f64),
         "metered_ms": millis(parts.metered_micros as f64),
+        "busy_ms": millis(parts.busy_micros as f64),
     })
 }
 
@@ -124,6 +125,7 @@ pub(super) fn link_to_json(state: &LinkState) -> Value {
         "kind": text_of(state.kind),
         "metered": state.is_metered,
         "battery": state.is_on_battery,
+        "busy": state.is_busy,
         "cost_ms": millis(state.cost().micros()),
     })
 }

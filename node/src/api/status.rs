@@ -67,8 +67,11 @@ fn report(node: &Node) -> Value {
 }
 
 pub(super) async fn status(State(api): State<Api>) -> Result<Json<Value>, Problem> {
-    let relayed = api.blobs.relayed();
+    let mut relayed = api.blobs.relayed();
     let look = move |node: &Node| {
+        for (ends, bytes) in node.forwarding.relayed() {
+            *relayed.entry(*ends).or_default() += bytes;
+        }
         let name = |key: &PeerKey| name_of(node, &Key(key.0).device());
         let to_json = |((asker, holder), bytes): (&(PeerKey, PeerKey), &u64)| json!({ "for": name(asker), "from": name(holder), "bytes": bytes });
         let mut status = report(node);

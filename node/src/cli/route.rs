@@ -84,7 +84,7 @@ fn parts(ways: &[Value]) -> Vec<Vec<String>> {
     let mut rows: Vec<Vec<String>> = Vec::new();
     for hop in ways.iter().flat_map(hops) {
         let (parts, link) = (&hop["parts"], &hop["link"]);
-        let others = ["relayed", "battery", "metered"].map(|part| (part, &parts[format!("{part}_ms")]));
+        let others = ["relayed", "battery", "metered", "busy"].map(|part| (part, &parts[format!("{part}_ms")]));
         let others = others.into_iter().filter(|(_, cost)| cost.as_f64().is_some_and(|cost| cost > 0.0));
         let others: Vec<String> = others.map(|(part, cost)| format!("{part} {}", millis(cost))).collect();
         let lost = link["loss_percent"].as_f64().map_or("-".to_owned(), |percent| format!("{percent:.1}%"));

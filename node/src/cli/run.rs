@@ -221,10 +221,10 @@ async fn serve(
         autonat: settings.parse("autonat", "true or false")?,
     };
     let bulk_port = bulk_port(settings, &node)?;
-    let mesh = MeshSetup { listen: listen.clone(), mdns, reach, is_metered, bulk_port };
+    let limits = limits(settings)?;
+    let mesh = MeshSetup { listen: listen.clone(), mdns, reach, is_metered, bulk_port, relay_rate: limits.relayed };
     let pulse = supervisor.clone().map(|supervisor| Pulse::new(supervisor, Instant::now()));
     let setup = Setup { folder, store, fleet, incarnation, key, clock, mesh, pulse };
-    let limits = limits(settings)?;
     let blobs = Blobs::open(&blobs_folder)
         .map_err(|error| Failure::new(code::REFUSED, "the blobs cannot be read").cause(error).hint("df -h"))?;
     let (agent, plane, mut task) = agent::start(setup, stopped).map_err(|error| {

@@ -59,6 +59,7 @@ fn state_of(line: &Line) -> LinkState {
         kind: LinkKind::Wan,
         is_metered: false,
         is_on_battery: false,
+        is_busy: false,
     }
 }
 

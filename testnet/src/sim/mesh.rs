@@ -35,6 +35,7 @@ impl Link {
             kind: self.kind,
             is_metered: false,
             is_on_battery: false,
+            is_busy: false,
         };
         Some(state.cost())
     }

@@ -450,3 +450,51 @@ fn an_own_request_beyond_the_limit_fails_at_once() {
     let last = std::iter::from_fn(|| forwarder.poll_action()).last();
     assert_eq!(last, Some(Action::Failed { number: fit, reason: Unanswered::Busy }));
 }
+
+/// Node 1 between 0 and 2, with a limit; what it is handed and what comes of it.
+struct Between {
+    forwarder: Forwarder,
+    routes: Routes,
+}
+
+impl Between {
+    fn new(bytes_per_s: u64) -> Between {
+        let world = World::new(3, &BTreeSet::from([(0, 1), (1, 2)]));
+        let (mut forwarder, routes) = world.nodes[1].clone();
+        forwarder.limit_relayed(bytes_per_s);
+        Between { forwarder, routes }
+    }
+
+    /// Whether a request of so many bytes goes on, or is delivered.
+    fn takes(&mut self, now: Duration, number: u64, to: usize, bytes: usize) -> bool {
+        let id = RequestId { from: key(0), number };
+        let path = vec![key(0)];
+        let request = Request { id, to: key(to), ttl: 7, path, failed: Vec::new(), body: vec![0; bytes] };
+        let message = Message::Request(request);
+        self.forwarder.message(now, key(0), message, &self.routes).expect("it keeps to the protocol");
+        match self.forwarder.poll_action() {
+            Some(Action::Send { peer, message: Message::Request(_) }) => peer == key(2),
+            Some(Action::Deliver { .. }) => true,
+            Some(Action::Send { peer, message: Message::NoWay(_) }) if peer == key(0) => false,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn beyond_its_share_a_node_gives_requests_back_and_still_answers_for_itself() {
+    let mut between = Between::new(1_000);
+    let second = Duration::from_secs(1);
+    // Two seconds' worth at once after a rest: what is under way, and a burst.
+    let taken = (0..10).filter(|number| between.takes(second, *number, 2, 500)).count();
+    assert_eq!(taken, 3);
+    assert!(between.takes(second, 20, 1, 500), "it is for this node");
+    assert!(!between.takes(second, 21, 2, 500));
+    let answer = Answer { id: RequestId { from: key(0), number: 0 }, hops: vec![key(2)], body: vec![0; 700] };
+    between.forwarder.message(second, key(2), Message::Answer(answer), &between.routes).expect("an answer");
+    assert!(matches!(between.forwarder.poll_action(), Some(Action::Send { .. })), "what was handed on is answered");
+    assert_eq!(between.forwarder.relayed(), &BTreeMap::from([((key(0), key(2)), 3 * 500 + 700)]));
+    assert!(between.takes(second * 4, 22, 2, 500));
+    let mut unlimited = Between::new(0);
+    assert!((0..100).all(|number| unlimited.takes(second, number, 2, 1_000)));
+}
