@@ -8,6 +8,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 mod admission;
 mod author;
+mod balance;
 mod bulk;
 mod converge;
 mod dissemination;
@@ -39,7 +40,9 @@ pub(crate) enum BenchCommand {
     Converge(ConvergeArgs),
     /// Simulated fleets: how soon a change is everywhere, and how many copies that costs, beside a model of gossipsub
     Dissemination(dissemination::DisseminationArgs),
-    /// Blobs over a long line, over two ways, and on loopback: how fast, what waits, what is sent again; needs root
+    /// Two equal ways in the lab: what a blob gets of both, and how evenly the nodes between have to work; needs root
+    Balance(balance::BalanceArgs),
+    /// Blobs over a long line and on loopback: how fast, what waits, what is sent again; needs root
     Bulk(bulk::BulkArgs),
     /// Six hubs and three leaves in the lab: how soon questions and changes go past what fails; needs root
     Failover(failover::FailoverArgs),
@@ -94,6 +97,7 @@ pub(crate) fn run(command: BenchCommand) -> anyhow::Result<bool> {
     let (report, output) = match command {
         BenchCommand::Converge(args) => (with_processes(converge::run(&args))?, args.output),
         BenchCommand::Dissemination(args) => (dissemination::run(&args)?, args.output),
+        BenchCommand::Balance(args) => (with_processes(balance::bench(&args))?, args.output),
         BenchCommand::Bulk(args) => (with_processes(bulk::bench(&args))?, args.output),
         BenchCommand::Failover(args) => (with_processes(failover::bench(&args))?, args.output),
         BenchCommand::Ingest(args) => (ingest::bench(&args)?, args.output),

@@ -71,7 +71,7 @@ enum Verb {
         #[command(flatten)]
         bend: BendArgs,
     },
-    /// Undo every cut, bend and freeze, and start what was killed; with A and B only cuts and bends between them
+    /// Undo every cut, bend, freeze and unplugging, and start what was killed; with A and B only cuts and bends between them
     Heal {
         /// The nodes on one side
         #[arg(value_name = "A", requires = "other")]
@@ -88,6 +88,10 @@ enum Verb {
     Kill(Nodes),
     /// Start nodes that were killed
     Start(Nodes),
+    /// Take the network interface of nodes down
+    Unplug(Nodes),
+    /// Bring it up again
+    Plug(Nodes),
     /// Let the routers before nodes forget their mappings of addresses, as when they start again
     Rebind(Nodes),
     /// What the nodes do, what is cut or bent, and what became of packets
@@ -120,7 +124,7 @@ struct UpArgs {
 
 #[derive(Args)]
 struct RunArgs {
-    /// partition, rolling-restart, three-ways, freeze, behind-nat, or a file
+    /// partition, rolling-restart, three-ways, freeze, behind-nat, interfaces, or a file
     scenario: String,
     /// Without a lab that is up: this topology instead of the scenario's
     #[arg(long, value_name = "FILE")]
@@ -183,12 +187,15 @@ struct BendArgs {
     /// The delay and the jitter, so many times
     #[arg(long, value_name = "TIMES")]
     rtt_times: Option<f64>,
+    /// Longest packet; longer ones vanish without a word. 0 for no limit
+    #[arg(long, value_name = "BYTES")]
+    mtu_bytes: Option<u32>,
 }
 
 impl BendArgs {
     fn bend(&self) -> Bend {
-        let BendArgs { delay_ms, jitter_ms, loss_percent, rate_mbit, rtt_times } = *self;
-        Bend { delay_ms, jitter_ms, loss_percent, rate_mbit, rtt_times }
+        let BendArgs { delay_ms, jitter_ms, loss_percent, rate_mbit, rtt_times, mtu_bytes } = *self;
+        Bend { delay_ms, jitter_ms, loss_percent, rate_mbit, rtt_times, mtu_bytes }
     }
 }
 

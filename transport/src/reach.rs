@@ -181,8 +181,11 @@ impl Reach {
         let (listening, tried) = (&self.listening, &mut self.tried);
         tried.retain(|address, _| listening.contains(address) || seen_at.contains_key(address));
         let proven = tried.iter().filter(|(_, is_reached)| **is_reached).map(|(address, _)| address.clone());
-        let witnessed =
-            seen_at.into_iter().filter(|(_, count)| *count >= WITNESSES).map(|(address, _)| address.clone());
+        let mut dialled_at =
+            self.peers.values().filter_map(|seen| seen.at.as_ref().filter(|(_, was_dialled)| !was_dialled));
+        let is_translated = dialled_at.any(|(at, _)| !listening.contains(at));
+        let counts = |witnesses: usize| witnesses >= WITNESSES && !is_translated;
+        let witnessed = seen_at.into_iter().filter(|(_, count)| counts(*count)).map(|(address, _)| address.clone());
         let reached: BTreeSet<String> = proven.chain(witnessed).collect();
         let confirm = reached.difference(&self.confirmed).cloned().map(Effect::Confirm);
         let withdraw = self.confirmed.difference(&reached).cloned().map(Effect::Withdraw);

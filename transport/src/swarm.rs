@@ -268,9 +268,9 @@ impl Task {
             SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
                 self.closed(connection_id, cause.map(|cause| cause.to_string()));
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer_id), error, .. } => {
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer_id), connection_id, error } => {
                 if let Some(peer) = PeerKey::from_peer_id(&peer_id) {
-                    self.dial_failed(peer, dial::explain(&error));
+                    self.dial_ended(peer, connection_id, &error);
                 }
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {

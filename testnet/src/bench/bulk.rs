@@ -1,8 +1,7 @@
 //! `bench bulk`: blobs between real nodes in the lab and on loopback. Needs root.
 //!
 //! Over one long line that loses packets: how much of it a blob takes, what questions wait meanwhile, and what is sent again
-//! after the fetching node was killed. Over two equal ways: how much more they carry than one, and how they share. On
-//! loopback: how much the program can do.
+//! after the fetching node was killed. On loopback: how much the program can do.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -19,13 +18,13 @@ use super::{Format, fleetsync, machine, note};
 use crate::lab::fleet::{Fleet, Plan};
 use crate::sim::topology::Topology;
 
-/// What `bulk-long` and a line of `bulk-paths` carry, bits a second.
+/// What `bulk-long` carries, bits a second.
 const LONG: f64 = 100e6;
-const MEBIBYTE: u64 = 1 << 20;
+pub(super) const MEBIBYTE: u64 = 1 << 20;
 /// Between two questions, and how many without a blob beside them.
 const QUESTIONS_EVERY: Duration = Duration::from_millis(100);
 const QUESTIONS: usize = 30;
-const POLL: Duration = Duration::from_millis(50);
+pub(super) const POLL: Duration = Duration::from_millis(50);
 
 /// `bench bulk`
 #[derive(Args)]
@@ -36,7 +35,7 @@ pub(crate) struct BulkArgs {
     /// The program to measure [default: FLEETSYNC, else fleetsync beside this program]
     #[arg(long, value_name = "PATH", env = "FLEETSYNC")]
     fleetsync: Option<PathBuf>,
-    /// The size of the blob on the long line and on loopback, MiB; over the two ways it is a sixteenth
+    /// The size of the blob, MiB
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(64..=16_384))]
     mib: u64,
 }
@@ -83,19 +82,20 @@ async fn fetch(client: &mut Client, blob: &str, stop: impl Fn(&Value) -> bool) -
     Ok((start.elapsed().as_secs_f64(), last))
 }
 
-async fn fetch_all(client: &mut Client, blob: &str) -> anyhow::Result<f64> {
+pub(super) async fn fetch_all(client: &mut Client, blob: &str) -> anyhow::Result<f64> {
     let (seconds, last) = fetch(client, blob, |_| false).await?;
     ensure!(last["state"] == "done", "the blob did not come: {last}");
     Ok(seconds)
 }
 
-struct Ground {
-    fleet: Fleet,
+/// A fleet on a network that was made for blobs.
+pub(super) struct Ground {
+    pub(super) fleet: Fleet,
     folder: PathBuf,
 }
 
 impl Ground {
-    async fn start(topology: &str, program: &Path, folder: &Path) -> anyhow::Result<Ground> {
+    pub(super) async fn start(topology: &str, program: &Path, folder: &Path) -> anyhow::Result<Ground> {
         let folder = folder.join(topology);
         std::fs::create_dir(&folder)?;
         let topology = Topology::load(topology, 1)?;
@@ -103,16 +103,16 @@ impl Ground {
         Ok(Ground { fleet: Fleet::start(plan, &folder, &note).await?, folder })
     }
 
-    fn node(&self, name: &str) -> anyhow::Result<usize> {
+    pub(super) fn node(&self, name: &str) -> anyhow::Result<usize> {
         self.fleet.topology().nodes.iter().position(|place| place.name == name).with_context(|| format!("no {name}"))
     }
 
-    async fn client(&self, name: &str) -> anyhow::Result<Client> {
+    pub(super) async fn client(&self, name: &str) -> anyhow::Result<Client> {
         self.fleet.client(self.node(name)?).await
     }
 
     /// A new blob on a node, known on another.
-    async fn blob(&self, on: &str, to: &str, seed: u64, bytes: u64) -> anyhow::Result<String> {
+    pub(super) async fn blob(&self, on: &str, to: &str, seed: u64, bytes: u64) -> anyhow::Result<String> {
         let path = file(&self.folder, seed, bytes)?;
         let blob = put(self.fleet.program(), &self.fleet.folder_of(self.node(on)?), &path)?;
         std::fs::remove_file(path)?;
@@ -177,54 +177,6 @@ async fn over_a_long_line(report: &mut Report, program: &Path, folder: &Path, by
     Ok(())
 }
 
-/// Bytes that a node has passed on.
-async fn relayed(client: &mut Client) -> anyhow::Result<u64> {
-    let status = client.get("/v1/status").await?;
-    let all = status["relayed"].as_array().context("a status without what is relayed")?;
-    Ok(all.iter().filter_map(|relayed| relayed["bytes"].as_u64()).sum())
-}
-
-async fn over_two_ways(report: &mut Report, program: &Path, folder: &Path, bytes: u64) -> anyhow::Result<()> {
-    let ground = Ground::start("bulk-paths", program, folder).await?;
-    let mut asker = ground.client("leaf-1").await?;
-    let mut hubs = [ground.client("hub-0").await?, ground.client("hub-1").await?];
-    let has_ways = async |asker: &mut Client, count: usize| -> anyhow::Result<()> {
-        let start = Instant::now();
-        loop {
-            let route = asker.get("/v1/routes/leaf-0").await?;
-            if route["ways"].as_array().is_some_and(|ways| ways.len() == count) {
-                return Ok(());
-            }
-            ensure!(start.elapsed() < PATIENCE, "{count} ways are expected: {route}");
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    has_ways(&mut asker, 2).await?;
-    let blob = ground.blob("leaf-0", "leaf-1", 3, bytes).await?;
-    let mut before = Vec::new();
-    for hub in &mut hubs {
-        before.push(relayed(hub).await?);
-    }
-    let two = fetch_all(&mut asker, &blob).await?;
-    let mut carried = Vec::new();
-    for (hub, before) in hubs.iter_mut().zip(before) {
-        carried.push((relayed(hub).await? - before) as f64);
-    }
-    ground.fleet.network().cut(ground.node("leaf-1")?, ground.node("hub-1")?);
-    let mut asker = ground.client("leaf-1").await?;
-    has_ways(&mut asker, 1).await?;
-    let blob = ground.blob("leaf-0", "leaf-1", 4, bytes).await?;
-    let one = fetch_all(&mut asker, &blob).await?;
-    let rate = |seconds: f64| bytes as f64 * 8e-6 / seconds;
-    report.add(Row::new("one way of 20 Mbit/s", "Mbit/s", rate(one)));
-    report.add(Row::new("two of them", "Mbit/s", rate(two)));
-    report.add(Row::new("two ways against one", "x", one / two).at_least(1.7));
-    let most = carried.iter().copied().fold(0.0, f64::max);
-    let share = most / (carried.iter().sum::<f64>() / carried.len() as f64);
-    report.add(Row::new("the busier relay, of its share", "x", share).at_most(1.3));
-    Ok(())
-}
-
 async fn on_loopback(report: &mut Report, program: &Path, folder: &Path, bytes: u64) -> anyhow::Result<()> {
     let program = Program { path: program.to_owned(), keys: folder.join("keys") };
     let (a, b) = (folder.join("a"), folder.join("b"));
@@ -254,7 +206,6 @@ pub(super) async fn bench(args: &BulkArgs) -> anyhow::Result<Report> {
     let mut report = Report::new("bulk");
     report.add(Row::new("load average over a minute, before", "", machine::load()?));
     over_a_long_line(&mut report, &program, folder, bytes).await?;
-    over_two_ways(&mut report, &program, folder, bytes / 16).await?;
     on_loopback(&mut report, &program, folder, bytes).await?;
     report.add(Row::new("load average over a minute, after", "", machine::load()?));
     Ok(report)

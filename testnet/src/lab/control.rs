@@ -46,6 +46,12 @@ pub(crate) enum Request {
     Rebind {
         nodes: String,
     },
+    Unplug {
+        nodes: String,
+    },
+    Plug {
+        nodes: String,
+    },
     Ps,
     /// Where a shell has to go.
     Shell {

@@ -2,7 +2,7 @@
 //! arrive.
 //!
 //! Each direction of a line has its own rate, delay, jitter and loss, its own randomness, and keeps the order of its
-//! packets. A packet meets, in this order: the cut, chance, the queue before the rate, the way. What is on its way when a
+//! packets. A packet meets, in this order: the cut, the longest packet, chance, the queue before the rate, the way. What is on its way when a
 //! line is cut is lost; what is on its way when a line gets better arrives no later than it would have now.
 
 use std::collections::BTreeMap;
@@ -38,6 +38,8 @@ pub(crate) enum Dropped {
     NoLine,
     /// The line is cut in this direction.
     Cut,
+    /// It is longer than what the line carries.
+    TooLong,
     /// By chance, as the line's loss says.
     Loss,
     /// The queue before the line's rate is full.
@@ -53,6 +55,7 @@ pub(crate) struct Counters {
     pub(crate) arrived_bytes: u64,
     pub(crate) no_line: u64,
     pub(crate) cut: u64,
+    pub(crate) too_long: u64,
     pub(crate) loss: u64,
     pub(crate) queue: u64,
     pub(crate) flight: u64,
@@ -63,6 +66,7 @@ impl Counters {
         let counter = match dropped {
             Dropped::NoLine => &mut self.no_line,
             Dropped::Cut => &mut self.cut,
+            Dropped::TooLong => &mut self.too_long,
             Dropped::Loss => &mut self.loss,
             Dropped::Queue => &mut self.queue,
             Dropped::Flight => &mut self.flight,
@@ -92,6 +96,9 @@ impl Direction {
             return Err(Dropped::Cut);
         }
         let quality = self.bend.over(self.plain);
+        if quality.mtu > 0 && bytes > u64::from(quality.mtu) {
+            return Err(Dropped::TooLong);
+        }
         if self.random.happens(quality.loss_ppm) {
             return Err(Dropped::Loss);
         }

@@ -82,6 +82,8 @@ pub(crate) struct Fleet {
     id: String,
     /// Before the network, so that they are waited for while their threads live.
     processes: Vec<Option<Process>>,
+    /// Whose network interface is down.
+    unplugged: BTreeSet<usize>,
     network: Network,
 }
 
@@ -95,7 +97,8 @@ impl Fleet {
         let program = Program { path: program, keys: folder.join("keys") };
         let processes = topology.nodes.iter().map(|_| None).collect();
         let (folder, id) = (folder.to_owned(), String::new());
-        let mut fleet = Fleet { topology, program, run_with, folder, id, processes, network };
+        let unplugged = BTreeSet::new();
+        let mut fleet = Fleet { topology, program, run_with, folder, id, processes, unplugged, network };
         fleet.enrol(note).await?;
         match fleet.watch().agree(AGREE).await {
             Ok(_) => note("all nodes agree"),
@@ -334,6 +337,35 @@ impl Fleet {
         Ok(lines(&pairs))
     }
 
+    /// Takes the network interface of nodes down. Returns the nodes.
+    pub(crate) fn unplug(&mut self, nodes: &str) -> anyhow::Result<Vec<usize>> {
+        let chosen = select::nodes(&self.topology, nodes)?;
+        for node in &chosen {
+            self.network.plug(*node, false).context("an interface that goes down")?;
+            self.unplugged.insert(*node);
+        }
+        Ok(chosen)
+    }
+
+    /// Brings it up again. Returns the nodes.
+    pub(crate) fn plug(&mut self, nodes: &str) -> anyhow::Result<Vec<usize>> {
+        let chosen = select::nodes(&self.topology, nodes)?;
+        self.plug_in(chosen.iter().copied())?;
+        Ok(chosen)
+    }
+
+    fn plug_in(&mut self, nodes: impl Iterator<Item = usize>) -> anyhow::Result<()> {
+        for node in nodes {
+            self.network.plug(node, true).context("an interface that comes up")?;
+            self.unplugged.remove(&node);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_unplugged(&self, node: usize) -> bool {
+        self.unplugged.contains(&node)
+    }
+
     /// Lets the routers before nodes forget their mappings. Returns the nodes that are behind one.
     pub(crate) fn rebind(&self, nodes: &str) -> Result<Vec<usize>, Failure> {
         let chosen = select::nodes(&self.topology, nodes)?;
@@ -346,11 +378,12 @@ impl Fleet {
         }
     }
 
-    /// Undoes every cut, bend and freeze, and starts what ended. Returns the nodes that were started.
+    /// Undoes every cut, bend, freeze and unplugging, and starts what ended. Returns the nodes that were started.
     pub(crate) async fn heal(&mut self) -> anyhow::Result<Vec<usize>> {
         for changed in self.network.changed() {
             self.network.heal(changed.from, changed.to);
         }
+        self.plug_in(self.unplugged.clone().into_iter())?;
         let mut started = Vec::new();
         for node in 0..self.processes.len() {
             match self.state(node).0 {

@@ -75,6 +75,14 @@ impl Host {
         self.on(move || UdpSocket::bind((address, port)))?
     }
 
+    /// Takes the device up or down.
+    pub(super) fn plug(&self, home: Home, is_up: bool) -> io::Result<()> {
+        self.on(move || match is_up {
+            true => ip(&up(home)),
+            false => ip(&format!("link set {DEVICE} down\n")),
+        })?
+    }
+
     fn on<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let (answer, answered) = channel();
         let job: Job = Box::new(move || {
@@ -111,12 +119,16 @@ fn enter(home: Home) -> io::Result<SyncDevice> {
     ip(&format!(
         "link set lo up\n\
          address add {address}/{prefix} dev {DEVICE}\n\
-         link set {DEVICE} mtu {MTU} txqueuelen {DEVICE_QUEUE} up\n"
+         link set {DEVICE} mtu {MTU} txqueuelen {DEVICE_QUEUE}\n{}",
+        up(home)
     ))?;
-    if home.is_behind() {
-        ip(&format!("route add default dev {DEVICE}\n"))?;
-    }
     Ok(device)
+}
+
+/// The commands that bring the device up. With it went its routes.
+fn up(home: Home) -> String {
+    let route = if home.is_behind() { format!("route add default dev {DEVICE}\n") } else { String::new() };
+    format!("link set {DEVICE} up\n{route}")
 }
 
 /// Runs commands of ip(8).

@@ -129,6 +129,11 @@ impl Network {
         self.homes[node]
     }
 
+    /// Takes a node's network interface up or down.
+    pub(crate) fn plug(&self, node: usize, is_up: bool) -> io::Result<()> {
+        self.hosts[node].plug(self.homes[node], is_up)
+    }
+
     /// Lets the router before a node forget its mappings, as when it starts again; false where there is none.
     pub(crate) fn rebind(&self, node: usize) -> bool {
         self.shared.forget(node)

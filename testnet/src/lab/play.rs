@@ -168,6 +168,12 @@ async fn act(action: &Action, fleet: &Mutex<Fleet>) -> anyhow::Result<()> {
         Action::Heal => {
             fleet.heal().await?;
         }
+        Action::Unplug(nodes) => {
+            fleet.unplug(nodes)?;
+        }
+        Action::Plug(nodes) => {
+            fleet.plug(nodes)?;
+        }
         Action::Rebind(nodes) => {
             fleet.rebind(nodes)?;
         }

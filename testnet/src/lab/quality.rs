@@ -17,11 +17,13 @@ pub(crate) struct Quality {
     pub(crate) rate: u64,
     /// Lost packets in a million.
     pub(crate) loss_ppm: u32,
+    /// Longer packets vanish, bytes; 0 for no limit.
+    pub(crate) mtu: u32,
 }
 
 impl Quality {
     pub(crate) fn of(line: &Line) -> Quality {
-        Quality { delay_us: line.delay_us, jitter_us: line.jitter_us, rate: line.rate, loss_ppm: line.loss_ppm }
+        Quality { delay_us: line.delay_us, jitter_us: line.jitter_us, rate: line.rate, loss_ppm: line.loss_ppm, mtu: 0 }
     }
 }
 
@@ -44,6 +46,9 @@ pub(crate) struct Bend {
     /// The delay and the jitter, times this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) rtt_times: Option<f64>,
+    /// Longest packet, bytes; longer ones vanish, and nobody is told (a black hole). 0 for no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mtu_bytes: Option<u32>,
 }
 
 impl Bend {
@@ -64,6 +69,7 @@ impl Bend {
             loss_percent: self.loss_percent.or(earlier.loss_percent),
             rate_mbit: self.rate_mbit.or(earlier.rate_mbit),
             rtt_times: self.rtt_times.or(earlier.rtt_times),
+            mtu_bytes: self.mtu_bytes.or(earlier.mtu_bytes),
         }
     }
 
@@ -79,6 +85,7 @@ impl Bend {
             jitter_us: micros(self.jitter_ms, plain.jitter_us),
             rate: self.rate_mbit.map_or(plain.rate, |mbit| (mbit.max(0.0) * 125_000.0) as u64),
             loss_ppm: self.loss_percent.map_or(plain.loss_ppm, |percent| (percent.clamp(0.0, 100.0) * 1e4) as u32),
+            mtu: self.mtu_bytes.unwrap_or(plain.mtu),
         }
     }
 
@@ -108,6 +115,10 @@ impl std::fmt::Display for Bend {
                 mbit => format!("{mbit} Mbit/s"),
             }),
             self.rtt_times.map(|times| format!("round trip times {times}")),
+            self.mtu_bytes.map(|mtu| match mtu {
+                0 => "no limit of length".to_owned(),
+                mtu => format!("{mtu} bytes a packet"),
+            }),
         ];
         f.write_str(&parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }

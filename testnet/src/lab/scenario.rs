@@ -13,11 +13,12 @@
 //! after_s = 2.0              # and a pause; default 0
 //! cut = ["part:1/2", "part:2/2"]      # nodes are chosen as in `lab cut`
 //! # cut_one_way = ["#0", "*"]
-//! # bend = { between = ["*", "*"], loss_percent = 5 }   # and delay_ms, jitter_ms, rate_mbit, rtt_times
+//! # bend = { between = ["*", "*"], loss_percent = 5 }   # and delay_ms, jitter_ms, rate_mbit, rtt_times, mtu_bytes
 //! # freeze = "part:1/4"               # thaw, kill and start the same
 //! # restart_each = "#0"               # SIGTERM and a new start, one after the other; `kill_each` with SIGKILL
 //! # heal = true
 //! # heal_between = ["#0", "*"]
+//! # unplug = "part:1/4"               # their network interfaces go down; plug brings them up
 //! # rebind = "zone:site-a"            # the routers before them forget their mappings
 //! # linked = ["zone:site-a", "zone:site-b"]   # each of the first must have a direct link with each of the second
 //! # within_s = 60                             # in this time; default 30
@@ -34,12 +35,13 @@ use super::failure::Failure;
 use super::quality::Bend;
 
 /// The scenarios that come with the program.
-pub(crate) const BUILT_IN: [(&str, &str); 5] = [
+pub(crate) const BUILT_IN: [(&str, &str); 6] = [
     ("partition", include_str!("../../lab/partition.toml")),
     ("rolling-restart", include_str!("../../lab/rolling-restart.toml")),
     ("three-ways", include_str!("../../lab/three-ways.toml")),
     ("freeze", include_str!("../../lab/freeze.toml")),
     ("behind-nat", include_str!("../../lab/behind-nat.toml")),
+    ("interfaces", include_str!("../../lab/interfaces.toml")),
 ];
 /// Most steps.
 const STEPS_MAX: usize = 1_000;
@@ -72,12 +74,13 @@ struct BendTable {
     loss_percent: Option<f64>,
     rate_mbit: Option<f64>,
     rtt_times: Option<f64>,
+    mtu_bytes: Option<u32>,
 }
 
 impl BendTable {
     fn bend(&self) -> Bend {
-        let BendTable { delay_ms, jitter_ms, loss_percent, rate_mbit, rtt_times, .. } = *self;
-        Bend { delay_ms, jitter_ms, loss_percent, rate_mbit, rtt_times }
+        let BendTable { delay_ms, jitter_ms, loss_percent, rate_mbit, rtt_times, mtu_bytes, .. } = *self;
+        Bend { delay_ms, jitter_ms, loss_percent, rate_mbit, rtt_times, mtu_bytes }
     }
 }
 
@@ -98,6 +101,8 @@ struct StepTable {
     heal: Option<bool>,
     heal_between: Option<(String, String)>,
     rebind: Option<String>,
+    unplug: Option<String>,
+    plug: Option<String>,
     linked: Option<(String, String)>,
     within_s: Option<f64>,
     agree_within_s: Option<f64>,
@@ -151,6 +156,8 @@ pub(crate) enum Action {
     },
     /// The routers before them forget their mappings.
     Rebind(String),
+    Unplug(String),
+    Plug(String),
     /// Each of the one side is linked with each of the other.
     Linked {
         one: String,
@@ -176,6 +183,8 @@ impl std::fmt::Display for Action {
             Action::RestartEach { nodes, is_killed: true } => write!(f, "kill and start each of {nodes}"),
             Action::Heal => f.write_str("heal"),
             Action::HealBetween { one, other } => write!(f, "heal {one} {other}"),
+            Action::Unplug(nodes) => write!(f, "unplug {nodes}"),
+            Action::Plug(nodes) => write!(f, "plug {nodes}"),
             Action::Rebind(nodes) => write!(f, "rebind {nodes}"),
             Action::Linked { one, other, within_s } => write!(f, "linked {one} {other} within {within_s} s"),
             Action::Agree { within_s } => write!(f, "agree within {within_s} s"),
@@ -279,6 +288,8 @@ fn action(table: StepTable) -> Result<Action, String> {
         table.heal.filter(|heal| *heal).map(|_| Action::Heal),
         table.heal_between.map(|(one, other)| Action::HealBetween { one, other }),
         table.rebind.map(Action::Rebind),
+        table.unplug.map(Action::Unplug),
+        table.plug.map(Action::Plug),
         table.linked.map(|(one, other)| Action::Linked { one, other, within_s }),
         table.agree_within_s.map(|within_s| Action::Agree { within_s }),
     ];
@@ -314,6 +325,8 @@ mod tests {
                     | Action::Kill(nodes)
                     | Action::Start(nodes)
                     | Action::Rebind(nodes)
+                    | Action::Unplug(nodes)
+                    | Action::Plug(nodes)
                     | Action::RestartEach { nodes, .. } => {
                         select::nodes(&topology, nodes).expect("nodes");
                     }

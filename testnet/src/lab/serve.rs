@@ -148,6 +148,14 @@ async fn act(folder: &Path, fleet: &mut Fleet, request: &Request) -> anyhow::Res
             }
             names(fleet, &nodes)
         }
+        Request::Unplug { nodes } => {
+            let nodes = fleet.unplug(nodes)?;
+            names(fleet, &nodes)
+        }
+        Request::Plug { nodes } => {
+            let nodes = fleet.plug(nodes)?;
+            names(fleet, &nodes)
+        }
         Request::Rebind { nodes } => {
             let nodes = fleet.rebind(nodes)?;
             names(fleet, &nodes)
@@ -184,6 +192,7 @@ async fn report(lab: &Lab) -> anyhow::Result<Value> {
             "address": fleet.network().home(node).address.to_string(),
             "pid": pid,
             "state": state,
+            "is_unplugged": fleet.is_unplugged(node),
             "peers_up": status.map(|status| status["peers"]["up"].clone()),
             "root_durable": said("root_durable"),
             "root": said("root"),
@@ -209,6 +218,7 @@ async fn report(lab: &Lab) -> anyhow::Result<Value> {
             "arrived_bytes": traffic.lines.arrived_bytes,
             "dropped": {
                 "cut": traffic.lines.cut,
+                "too_long": traffic.lines.too_long,
                 "loss": traffic.lines.loss,
                 "queue": traffic.lines.queue,
                 "flight": traffic.lines.flight,

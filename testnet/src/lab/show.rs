@@ -81,6 +81,7 @@ fn packets(packets: &Value) -> String {
     let mut text = format!("packets: {} arrived ({:.1} MB)", plain(&packets["arrived"]), bytes as f64 / 1e6);
     let why = [
         ("cut", "on cut lines"),
+        ("too_long", "longer than the line carries"),
         ("loss", "by loss"),
         ("queue", "before full queues"),
         ("flight", "with too much on its way"),

@@ -1,7 +1,7 @@
 //! Address translation between sites and the rest of a lab's network, without a clock, threads or sockets.
 //!
-//! A zone with `nat` is a site: its nodes have private addresses, 192.168.0.2 and so on, reach each other directly, and share
-//! one address on the outside, 10.44.255.1 and so on, that of the site's router. What a node sends outside leaves from there,
+//! A zone with `nat` is a site: its nodes have private addresses, 192.168.0.2 and so on in each site, reach each other directly,
+//! and share one address on the outside, 10.44.255.1 and so on, that of the site's router. What a node sends outside leaves from there,
 //! from a port that the router picks; what comes to such a port is let in as the kind of translation says (RFC 4787):
 //!
 //! * `full-cone`: one port for all destinations, and everybody is let in there
@@ -25,8 +25,8 @@ const NET: [u8; 2] = [10, 44];
 const PREFIX: u8 = 16;
 /// The third byte of the routers' addresses.
 const ROUTERS: u8 = 255;
-/// The first two bytes of the addresses in sites; the third is the site's number.
-const PRIVATE: [u8; 2] = [192, 168];
+/// The first three bytes of the addresses in sites.
+const PRIVATE: [u8; 3] = [192, 168, 0];
 const PRIVATE_PREFIX: u8 = 24;
 /// Ports that routers pick, one after the other.
 const FIRST_PORT: u16 = 20_000;
@@ -90,14 +90,15 @@ struct Router {
 #[derive(Debug)]
 pub(super) struct Translation {
     homes: Vec<Home>,
-    nodes: BTreeMap<Ipv4Addr, usize>,
+    /// By site and address: those in sites mean somebody else elsewhere.
+    nodes: BTreeMap<(Option<usize>, Ipv4Addr), usize>,
     routers: Vec<Router>,
 }
 
 /// Where the nodes of a topology are.
 pub(crate) fn homes(topology: &Topology) -> Vec<Home> {
     // Of each site, its number and the last byte of the newest address.
-    let mut sites: BTreeMap<&str, (u8, u8)> = BTreeMap::new();
+    let mut sites: BTreeMap<&str, (usize, u8)> = BTreeMap::new();
     let mut homes = Vec::with_capacity(topology.nodes.len());
     for (node, place) in topology.nodes.iter().enumerate() {
         homes.push(match place.nat {
@@ -106,11 +107,11 @@ pub(crate) fn homes(topology: &Topology) -> Vec<Home> {
                 Home { address: Ipv4Addr::new(NET[0], NET[1], number[0], number[1]), prefix: PREFIX, site: None }
             }
             Some(_) => {
-                let next = u8::try_from(sites.len()).unwrap_or(u8::MAX);
+                let next = sites.len();
                 let (site, last) = sites.entry(&place.zone).or_insert((next, 1));
                 *last = last.saturating_add(1);
-                let address = Ipv4Addr::new(PRIVATE[0], PRIVATE[1], *site, *last);
-                Home { address, prefix: PRIVATE_PREFIX, site: Some(usize::from(*site)) }
+                let address = Ipv4Addr::new(PRIVATE[0], PRIVATE[1], PRIVATE[2], *last);
+                Home { address, prefix: PRIVATE_PREFIX, site: Some(*site) }
             }
         });
     }
@@ -129,7 +130,7 @@ impl Translation {
                 routers.entry(site).or_insert_with(|| Router::new(kind, outside));
             }
         }
-        let nodes = homes.iter().enumerate().map(|(node, home)| (home.address, node)).collect();
+        let nodes = homes.iter().enumerate().map(|(node, home)| ((home.site, home.address), node)).collect();
         Translation { homes, nodes, routers: routers.into_values().collect() }
     }
 
@@ -137,19 +138,17 @@ impl Translation {
     pub(super) fn route(&mut self, from: usize, packet: &mut [u8]) -> Result<usize, Lost> {
         let (_, to) = addresses(packet).ok_or(Lost::Foreign)?;
         let home = self.homes[from];
-        let found = self.nodes.get(&to).copied();
-        if let Some(node) = found.filter(|node| self.homes[*node].site == home.site) {
-            return Ok(node);
+        if let Some(node) = self.nodes.get(&(home.site, to)) {
+            return Ok(*node);
         }
-        if found.is_some_and(|node| self.homes[node].is_behind()) {
-            // Private addresses mean something in their site only.
+        if to.octets()[..3] == PRIVATE {
             return Err(Lost::Foreign);
         }
         if let Some(site) = home.site {
             self.routers[site].leave(from, packet)?;
         }
-        if let Some(node) = found {
-            return Ok(node);
+        if let Some(node) = self.nodes.get(&(None, to)) {
+            return Ok(*node);
         }
         let router = self.routers.iter_mut().enumerate().find(|(_, router)| router.outside == to);
         match router {

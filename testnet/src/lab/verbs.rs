@@ -62,6 +62,8 @@ pub(super) fn act(verb: Verb, folder: &Path) -> Result<bool, Failure> {
         Verb::Thaw(args) => named(&Request::Thaw { nodes: args.nodes }, "thawed"),
         Verb::Kill(args) => named(&Request::Kill { nodes: args.nodes }, "killed"),
         Verb::Start(args) => named(&Request::Start { nodes: args.nodes }, "up"),
+        Verb::Unplug(args) => named(&Request::Unplug { nodes: args.nodes }, "unplugged"),
+        Verb::Plug(args) => named(&Request::Plug { nodes: args.nodes }, "plugged in"),
         Verb::Rebind(args) => named(&Request::Rebind { nodes: args.nodes }, "behind a router that forgot its mappings"),
         Verb::Ps { output } => ps(folder, output).map(|()| true),
         Verb::Shell { node, command } => Err(shell(folder, node, &command)),

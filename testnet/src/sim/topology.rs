@@ -82,8 +82,9 @@ pub(crate) const LINKS_PER_NODE_MAX: usize = 64;
 pub(crate) const FILE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// The presets: name and file.
-const PRESETS: [(&str, &str); 15] = [
+const PRESETS: [(&str, &str); 16] = [
     ("lan-12", include_str!("../../topologies/lan-12.toml")),
+    ("balance", include_str!("../../topologies/balance.toml")),
     ("bulk-long", include_str!("../../topologies/bulk-long.toml")),
     ("bulk-paths", include_str!("../../topologies/bulk-paths.toml")),
     ("failover", include_str!("../../topologies/failover.toml")),

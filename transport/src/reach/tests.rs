@@ -56,6 +56,20 @@ fn one_peer_alone_cannot_have_others_dial_an_address() {
     assert_eq!(effects(&mut reach), [Effect::Withdraw(OUTSIDE.to_owned())]);
 }
 
+/// Holes let others in, and they dial what they were told: that does not mean that anybody could.
+#[test]
+fn who_dials_through_a_translator_is_not_reached_by_those_it_talks_to() {
+    let mut reach = listening();
+    reach.relays(at(1), peer(1), true);
+    reach.seen(at(1), peer(1), OUTSIDE, false);
+    assert_eq!(effects(&mut reach), [Effect::Reserve(peer(1))]);
+    reach.seen(at(2), peer(2), OUTSIDE, true);
+    reach.seen(at(2), peer(3), OUTSIDE, true);
+    assert!(effects(&mut reach).is_empty());
+    reach.tested(at(3), OUTSIDE, true);
+    assert_eq!(effects(&mut reach), [Effect::Confirm(OUTSIDE.to_owned()), Effect::Release(peer(1))]);
+}
+
 #[test]
 fn behind_a_translator_whoever_is_beyond_it_is_asked_to_relay() {
     let mut reach = listening();

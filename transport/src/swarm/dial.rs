@@ -8,7 +8,7 @@ use libp2p::swarm::{ConnectionId, DialError, Stream};
 use tokio::sync::oneshot;
 
 use super::link::Ready;
-use super::{Internal, MAX_ADDRS, Task, is_circuit};
+use super::{Internal, MAX_ADDRS, Task, is_circuit, plain};
 use crate::event::Event;
 use crate::join::{self, JoinError};
 use crate::peer::PeerKey;
@@ -33,6 +33,9 @@ struct Wanted {
 struct Dialing {
     /// Whether a session is wanted.
     session: bool,
+    /// What is dialled now, and the connection that is to come of it.
+    addrs: Vec<Multiaddr>,
+    connection: Option<ConnectionId>,
     /// What is dialled where no direct address answers.
     circuits: Vec<Multiaddr>,
     errors: Vec<String>,
@@ -126,10 +129,32 @@ impl Task {
     fn dial_at(&mut self, peer: PeerKey, addrs: Vec<Multiaddr>) {
         let is_renewal = self.dialer.dialing.get(&peer).is_some_and(|dialing| dialing.renews.is_some());
         let condition = if is_renewal { PeerCondition::NotDialing } else { PeerCondition::DisconnectedAndNotDialing };
-        let dial = DialOpts::peer_id(peer.to_peer_id()).condition(condition).addresses(addrs).build();
+        let dial = DialOpts::peer_id(peer.to_peer_id()).condition(condition).addresses(addrs.clone()).build();
+        if let Some(dialing) = self.dialer.dialing.get_mut(&peer) {
+            (dialing.addrs, dialing.connection) = (addrs, Some(dial.connection_id()));
+        }
         if let Err(error) = self.swarm.dial(dial) {
             self.dial_failed(peer, explain(&error));
         }
+    }
+
+    /// A dial came to nothing, if it is one that was ordered: AutoNAT and DCUtR have their own.
+    pub(super) fn dial_ended(&mut self, peer: PeerKey, connection: ConnectionId, error: &DialError) {
+        let dialing = self.dialer.dialing.get_mut(&peer);
+        let Some(dialing) = dialing.filter(|dialing| dialing.connection == Some(connection)) else {
+            return tracing::debug!(%peer, %error, "a dial failed that nobody here ordered");
+        };
+        // Somebody else has this address here, and answered before the others were tried to their end.
+        if let DialError::WrongPeerId { address, .. } | DialError::LocalPeerId { address } = error {
+            let before = dialing.addrs.len();
+            dialing.addrs.retain(|addr| plain(addr) != plain(address));
+            if dialing.addrs.len() < before && !dialing.addrs.is_empty() {
+                dialing.errors.extend(explain(error));
+                let rest = std::mem::take(&mut dialing.addrs);
+                return self.dial_at(peer, rest);
+            }
+        }
+        self.dial_failed(peer, explain(error));
     }
 
     fn redial_later(&mut self, peer: PeerKey, mut wanted: Wanted) {
@@ -151,7 +176,7 @@ impl Task {
     }
 
     /// A dial failed. Its joins fail with it, unless a connection came from the other side.
-    pub(super) fn dial_failed(&mut self, peer: PeerKey, mut errors: Vec<String>) {
+    fn dial_failed(&mut self, peer: PeerKey, mut errors: Vec<String>) {
         let Dialing { session, circuits, errors: before, .. } = self.dialer.dialing.remove(&peer).unwrap_or_default();
         errors.splice(0..0, before);
         if !circuits.is_empty() && !self.links.any(peer) {
@@ -273,7 +298,7 @@ fn parse(peer: PeerKey, texts: &[String]) -> (Vec<Multiaddr>, Vec<String>) {
 }
 
 /// A dial error for people: one line an address, with the innermost cause.
-pub(super) fn explain(error: &DialError) -> Vec<String> {
+fn explain(error: &DialError) -> Vec<String> {
     match error {
         DialError::Transport(errors) => errors
             .iter()

@@ -27,7 +27,9 @@ impl Task {
         // The port of an outgoing TCP connection is a passing one.
         if at.ends_with("/quic-v1") {
             self.reach.seen(now, peer, &at, was_dialled);
-            if !was_dialled {
+            // A private address that is this machine's own leads to somebody else beyond a translator, who answers first.
+            let leads_astray = self.listening.contains(&at) && is_private(&info.observed_addr);
+            if !was_dialled && !leads_astray {
                 self.swarm.behaviour_mut().candidate(&info.observed_addr);
             }
         }
@@ -118,6 +120,33 @@ impl Task {
         }
         for circuit in self.links.idle_circuits(peer) {
             self.hang_up(circuit);
+        }
+    }
+}
+
+/// Whether an address means something on its own network, or machine, only (RFC 1918, RFC 4193, RFC 3927, RFC 4291).
+fn is_private(address: &Multiaddr) -> bool {
+    address.iter().any(|part| match part {
+        Part::Ip4(ip) => ip.is_private() || ip.is_loopback() || ip.is_link_local(),
+        Part::Ip6(ip) => ip.is_loopback() || ip.is_unique_local() || ip.is_unicast_link_local(),
+        _ => false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_addresses_are_told_from_others() {
+        let of = |text: &str| is_private(&text.parse().expect("an address"));
+        for private in
+            ["/ip4/192.168.0.2/udp/1/quic-v1", "/ip4/10.1.2.3/tcp/1", "/ip4/127.0.0.1/tcp/1", "/ip6/fd00::1/tcp/1"]
+        {
+            assert!(of(private), "{private}");
+        }
+        for other in ["/ip4/192.0.2.7/udp/1/quic-v1", "/ip6/2001:db8::1/tcp/1", "/dns4/a.example/tcp/1"] {
+            assert!(!of(other), "{other}");
         }
     }
 }

@@ -67,6 +67,21 @@ async fn a_dial_that_fails_says_why() {
     own.await;
 }
 
+/// As behind two routers that both hand out 192.168.0.2: who is there answers sooner than who is meant.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_somebody_else_has_hides_no_other() {
+    let (mut a, b, other) = (Peer::start(1).await, Peer::start(2).await, Peer::start(3).await);
+    let own = a.mesh.port();
+    for wrong in [quic(other.mesh.port()), quic(own), tcp(other.mesh.port())] {
+        a.mesh.dial(b.key(), vec![wrong, quic(other.mesh.port()), tcp(b.mesh.port())]).unwrap();
+        let up = a.up().await;
+        assert_eq!(up.addr, tcp(b.mesh.port()));
+        a.mesh.close(b.key()).unwrap();
+        a.down().await;
+        within("it is closed", async || a.mesh.snapshot().await.connections == 0).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_key_at_an_address_is_a_failed_dial() {
     let (mut a, b) = (Peer::start(1).await, Peer::start(2).await);

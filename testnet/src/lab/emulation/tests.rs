@@ -27,7 +27,7 @@ fn row(quality: Quality) -> Emulation {
     Emulation::new(&topology, 7)
 }
 
-const PLAIN: Quality = Quality { delay_us: 10_000, jitter_us: 0, rate: 0, loss_ppm: 0 };
+const PLAIN: Quality = Quality { delay_us: 10_000, jitter_us: 0, rate: 0, loss_ppm: 0, mtu: 0 };
 
 /// A packet of this size that bears a number.
 fn packet(from: usize, to: usize, number: u32, size: usize) -> Packet {
@@ -48,6 +48,18 @@ fn drain(emulation: &mut Emulation) -> Vec<(u64, u32)> {
         arrived.push((due, number(&packet)));
     }
     arrived
+}
+
+#[test]
+fn what_is_too_long_vanishes_and_the_rest_passes() {
+    let mut emulation = row(PLAIN);
+    emulation.bend(0, 0, 1, &Bend { mtu_bytes: Some(1_280), ..Bend::default() });
+    assert_eq!(emulation.handle(0, packet(0, 1, 1, 1_281)), Err(Dropped::TooLong));
+    assert_eq!(emulation.handle(0, packet(0, 1, 2, 1_280)), Ok(()));
+    assert_eq!(emulation.handle(0, packet(1, 0, 3, 1_500)), Ok(()));
+    emulation.heal(0, 0, 1);
+    assert_eq!(emulation.handle(0, packet(0, 1, 4, 1_500)), Ok(()));
+    assert_eq!(emulation.counters().too_long, 1);
 }
 
 #[test]
@@ -166,6 +178,7 @@ fn quality() -> impl Strategy<Value = Quality> {
         jitter_us,
         rate,
         loss_ppm: 0,
+        mtu: 0,
     })
 }
 

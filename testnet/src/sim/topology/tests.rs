@@ -84,6 +84,7 @@ fn fleets_of_a_seed_are_pinned() {
         .collect();
     let pinned = [
         ("lan-12", 7402370326282571127),
+        ("balance", 15159425787952320436),
         ("bulk-long", 9338661873773010964),
         ("bulk-paths", 17410045974046082674),
         ("failover", 1105979641384810001),

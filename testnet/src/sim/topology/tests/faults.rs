@@ -21,7 +21,7 @@ fn last_line(message: &str) -> &str {
 
 #[test]
 fn a_name_that_is_none_lists_the_presets() {
-    let presets = "lan-12, bulk-long, bulk-paths, failover, fleet-12-4z, lab-25, fleet-100-4z, fleet-200-8z, \
+    let presets = "lan-12, balance, bulk-long, bulk-paths, failover, fleet-12-4z, lab-25, fleet-100-4z, fleet-200-8z, \
                    fleet-1000-8z, fleet-10000-8z, glomers-25, islands, behind-nat, line, star-behind-nat";
     let error = Topology::load("lan-13", 1).unwrap_err().to_string();
     assert_eq!(error, format!("no topology is named `lan-13`: there are {presets}, or the path of a .toml file"));
