@@ -163,3 +163,20 @@ fn what_is_no_whole_udp_or_tcp_does_not_pass_a_router() {
         assert_eq!(net.route(0, &mut bad), Err(Lost::Foreign));
     }
 }
+
+#[test]
+fn as_many_nodes_as_a_lab_has_are_told_apart_by_their_addresses() {
+    let place = |number: usize| Place { name: format!("lab-{number}"), zone: "lab".to_owned(), nat: None };
+    let count = crate::lab::network::NODES_MAX;
+    let topology = Topology { name: "test".to_owned(), nodes: (0..count).map(place).collect(), lines: Vec::new() };
+    let mut net = Translation::new(&topology);
+    let homes = homes(&topology);
+    assert_eq!(homes[0], Home::OUTSIDE);
+    for (node, home) in homes.iter().enumerate() {
+        let to = format!("{}:4410", home.address);
+        assert_eq!(sent(&mut net, UDP, 0, HUB_0, &to).map(|(node, ..)| node), Ok(node));
+    }
+    for nobody in ["10.44.0.0:1", "10.44.0.251:1", "10.45.0.1:1", "224.0.0.251:5353"] {
+        assert_eq!(sent(&mut net, UDP, 0, HUB_0, nobody), Err(Lost::Foreign), "{nobody}");
+    }
+}
