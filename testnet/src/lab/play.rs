@@ -82,34 +82,30 @@ pub(crate) async fn play(scenario: &Scenario, fleet: &Mutex<Fleet>, note: &dyn F
         tokio::time::sleep(Duration::from_secs_f64(step.after_s)).await;
         let told = format!("{:5.1} s  {}", start.elapsed().as_secs_f64(), step.action);
         note(&told);
-        let within_s = match &step.action {
-            Action::Agree { within_s } => within_s,
+        let came = match &step.action {
+            Action::Agree { within_s } => {
+                // While operators write something is always on its way.
+                writer.pause();
+                let agreed = watch.agree(Duration::from_secs_f64(*within_s)).await;
+                writer.resume();
+                agreed.map(|agreement| agreement.after)
+            }
             Action::Linked { one, other, within_s } => {
                 let pairs = select::pairs(fleet.lock().await.topology(), one, other)?;
-                match watch.linked(&pairs, Duration::from_secs_f64(*within_s)).await {
-                    Ok(after) => note(&format!("         after {} ms", after.as_millis())),
-                    Err(missing) => {
-                        late.push(format!("late: {}", told.trim()));
-                        late.extend(missing.iter().map(|line| format!("  {line}")));
-                    }
-                }
-                continue;
+                watch.linked(&pairs, Duration::from_secs_f64(*within_s)).await
             }
             other => {
                 act(other, fleet).await?;
                 continue;
             }
         };
-        // While operators write something is always on its way.
-        writer.pause();
-        match watch.agree(Duration::from_secs_f64(*within_s)).await {
-            Ok(agreement) => note(&format!("         after {} ms", agreement.after.as_millis())),
+        match came {
+            Ok(after) => note(&format!("         after {} ms", after.as_millis())),
             Err(differences) => {
                 late.push(format!("late: {}", told.trim()));
                 late.extend(differences.iter().map(|line| format!("  {line}")));
             }
         }
-        writer.resume();
     }
     note(&format!("{:5.1} s  heal, and the last writes", start.elapsed().as_secs_f64()));
     fleet.lock().await.heal().await?;

@@ -5,6 +5,8 @@ use serde_json::Value;
 use super::quality::Bend;
 use super::watch::short;
 
+/// The column of a node's state.
+const STATE: usize = 4;
 /// Most changed lines that are listed.
 const CHANGED_MAX: usize = 20;
 
@@ -17,6 +19,9 @@ pub(crate) fn table(report: &Value) -> String {
         let root = cell("root_durable");
         let cpu = node["cpu_percent"].as_f64().map_or_else(|| "-".to_owned(), |percent| format!("{percent:.1}%"));
         let mut line = ["name", "zone", "address", "pid", "state", "peers_up"].map(cell).to_vec();
+        if node["is_unplugged"] == true {
+            line[STATE].push_str(", unplugged");
+        }
         line.extend([short(&root).to_owned(), cell("documents"), cell("changes"), cpu]);
         lines.push(line);
     }
@@ -112,6 +117,7 @@ mod tests {
                 { "name": "lab-0", "zone": "lab", "address": "10.44.0.1", "pid": 7, "state": "running", "peers_up": 1,
                   "root_durable": "0123456789abcdef", "documents": 4, "changes": 9, "cpu_percent": 1.25 },
                 { "name": "lab-1", "zone": "lab", "address": "10.44.0.2", "pid": null, "state": "dead" },
+                { "name": "lab-2", "zone": "lab", "address": "10.44.0.3", "pid": 9, "state": "running", "is_unplugged": true },
             ],
             "changed": [
                 { "from": "lab-0", "to": "lab-1", "cut": true, "bend": {} },
@@ -121,9 +127,10 @@ mod tests {
             "packets": { "arrived": 5, "arrived_bytes": 1_500_000, "dropped": { "cut": 2, "loss": 0 } },
         });
         insta::assert_snapshot!(table(&report), @r"
-        NODE   ZONE  ADDRESS    PID  STATE    PEERS  ROOT      DOCUMENTS  CHANGES  CPU
-        lab-0  lab   10.44.0.1  7    running  1      01234567  4          9        1.2%
-        lab-1  lab   10.44.0.2  -    dead     -      -         -          -        -
+        NODE   ZONE  ADDRESS    PID  STATE               PEERS  ROOT      DOCUMENTS  CHANGES  CPU
+        lab-0  lab   10.44.0.1  7    running             1      01234567  4          9        1.2%
+        lab-1  lab   10.44.0.2  -    dead                -      -         -          -        -
+        lab-2  lab   10.44.0.3  9    running, unplugged  -      -         -          -        -
         lab-0 <-> lab-1: cut
         lab-0 -> lab-2: loss 30 %
         packets: 5 arrived (1.5 MB); dropped: 2 on cut lines
