@@ -200,6 +200,11 @@ impl Engine {
                 }
                 self.pump(now, staged, Some(link));
             }
+            Input::Lossy { link, is_lossy } => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.outflow.set_lossy(is_lossy);
+                }
+            }
             Input::Frame { link, channel, bytes } => {
                 self.receive(now, staged, link, &bytes)?;
                 self.settle_name(link, &bytes);

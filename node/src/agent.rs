@@ -122,6 +122,8 @@ pub(crate) struct Node {
     folder: Folder,
     pub(crate) mesh: transport::Handle,
     bulk: Bulk,
+    /// Whether much that comes from a peer is asked for over the bulk plane.
+    bulk_backfill: bool,
     announced_blobs: BTreeMap<BlobId, u64>,
     gatekeeper: Arc<Gatekeeper>,
     waiting: BTreeMap<RequestId, oneshot::Sender<Reply>>,
@@ -230,6 +232,7 @@ fn open(setup: Setup) -> Result<(Agent, Plane, Node, Inbox), StartError> {
         folder: setup.folder,
         mesh,
         bulk,
+        bulk_backfill: setup.mesh.bulk_backfill,
         announced_blobs: BTreeMap::new(),
         gatekeeper,
         waiting: BTreeMap::new(),

@@ -18,7 +18,7 @@ mod fetching;
 mod pace;
 mod serve;
 mod store;
-mod wire;
+pub(crate) mod wire;
 
 use crate::agent::bulk::ANNOUNCED_MAX;
 use crate::agent::{Agent, Node, Plane};

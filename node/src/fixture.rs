@@ -198,6 +198,7 @@ fn setup(folder: Folder, clock: Arc<JumpingClock>) -> Setup {
             reach: Reaching::NONE,
             is_metered: false,
             bulk_port: BulkPort::Fixed(0),
+            bulk_backfill: true,
             relay_rate: 0,
         },
         pulse: None,

@@ -11,7 +11,7 @@ struct Known {
     about: &'static str,
 }
 
-const KNOWN: [Known; 18] = [
+const KNOWN: [Known; 19] = [
     Known { name: "keys", default: "", about: "the person's keys folder; empty for the user's config folder" },
     Known {
         name: "listen",
@@ -32,6 +32,11 @@ const KNOWN: [Known; 18] = [
         name: "bulk.max_rate",
         default: "0",
         about: "bytes a second that others may have of this device's blobs; 0 is no limit",
+    },
+    Known {
+        name: "bulk.backfill",
+        default: "true",
+        about: "have what peers send after the first MiB come over the bulk plane",
     },
     Known {
         name: "relay.max_rate",

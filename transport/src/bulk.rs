@@ -110,14 +110,48 @@ impl AsyncRead for Answer {
     }
 }
 
+/// Where an answer goes; shut it down at its end.
+pub struct AnswerWriter {
+    to: Pin<Box<dyn AsyncWrite + Send>>,
+    /// Whose statistics are those of the way, where it is known.
+    connection: Option<Connection>,
+}
+
+impl AnswerWriter {
+    /// Over whatever takes bytes.
+    pub fn new(to: impl AsyncWrite + Send + 'static) -> AnswerWriter {
+        AnswerWriter { to: Box::pin(to), connection: None }
+    }
+
+    /// Packets sent and packets lost on the way, where that is known.
+    pub(crate) fn losses(&self) -> Option<(u64, u64)> {
+        let path = self.connection.as_ref()?.stats().path;
+        Some((path.sent_packets, path.lost_packets))
+    }
+}
+
+impl AsyncWrite for AnswerWriter {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.to.as_mut().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.to.as_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.to.as_mut().poll_shutdown(cx)
+    }
+}
+
 /// A request of an admitted peer.
 pub struct Asked {
     /// Who asks.
     pub peer: PeerKey,
     /// What.
     pub request: Vec<u8>,
-    /// Where the answer goes; shut it down at the end.
-    pub answer: Pin<Box<dyn AsyncWrite + Send>>,
+    /// Where the answer goes.
+    pub answer: AnswerWriter,
 }
 
 /// The bulk plane; cheap to clone.
@@ -316,7 +350,7 @@ impl Bulk {
                 return connection.close(NOT_ADMITTED, b"not admitted");
             }
             let asked = self.0.asked.clone();
-            tokio::spawn(take_request(peer, receive, send, asked));
+            tokio::spawn(take_request(peer, connection.clone(), receive, send, asked));
         }
         let mut connections = self.connections();
         if connections.get(&peer).is_some_and(|held| held.stable_id() == connection.stable_id()) {
@@ -328,13 +362,17 @@ impl Bulk {
 /// Hands a request on once all of it is here; one that is late or too long is dropped.
 async fn take_request(
     peer: PeerKey,
+    connection: Connection,
     mut receive: quinn::RecvStream,
     mut send: quinn::SendStream,
     asked: mpsc::Sender<Asked>,
 ) {
     match timeout(REQUEST, receive.read_to_end(MAX_REQUEST_BYTES)).await {
         // An error means that the owner is gone.
-        Ok(Ok(request)) => drop(asked.send(Asked { peer, request, answer: Box::pin(send) }).await),
+        Ok(Ok(request)) => {
+            let answer = AnswerWriter { to: Box::pin(send), connection: Some(connection) };
+            drop(asked.send(Asked { peer, request, answer }).await);
+        }
         // An error means that it is over anyway.
         _ => drop(send.reset(VarInt::from_u32(0))),
     }

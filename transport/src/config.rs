@@ -93,9 +93,7 @@ impl Config {
             bulk: None,
         }
     }
-}
 
-impl Config {
     /// How others reach this node: who does not listen is not reached.
     pub(crate) fn reaching(&self) -> Reaching {
         if self.listen.ips.is_empty() { Reaching::NONE } else { self.reach }

@@ -29,7 +29,7 @@ impl fmt::Display for SessionId {
 
 /// Something that happened. The channel is bounded: an owner that stops reading stops the streams, never the timers.
 ///
-/// `SessionUp`, `SessionDown`, `Frame`, `Writable` and `JoinRequest` are never dropped, and for one session arrive in this
+/// `SessionUp`, `SessionDown`, `Frame`, `Burst`, `Lossy`, `Writable` and `JoinRequest` are never dropped, and for one session arrive in this
 /// order: one `SessionUp`, one `Writable` a stream, then frames and more `Writable`s, then one `SessionDown`. A peer's next
 /// `SessionUp` comes after the `SessionDown` of its last session. The others may be dropped when the owner is slow; it then
 /// gets a `Resync`.
@@ -82,8 +82,23 @@ pub enum Event {
         session: SessionId,
         /// The stream it came on.
         stream: Stream,
-        /// The frame, at most [`MAX_FRAME_BYTES`](crate::MAX_FRAME_BYTES).
+        /// The frame, 1 to [`MAX_FRAME_BYTES`](crate::MAX_FRAME_BYTES).
         bytes: Vec<u8>,
+    },
+    /// More than 1 MiB came on the data stream without a pause. What follows can be asked of the peer over the bulk plane:
+    /// [`Handle::take_over_bulk`](crate::Handle::take_over_bulk).
+    Burst {
+        /// The session.
+        session: SessionId,
+        /// The peer.
+        peer: PeerKey,
+    },
+    /// Whether packets are lost, more than one in 500, where what is written on the data stream goes over the bulk plane.
+    Lossy {
+        /// The session.
+        session: SessionId,
+        /// Whether they are, of late. Comes when it changes; at first they are not.
+        is_lossy: bool,
     },
     /// A stream takes more. Comes once after `SessionUp`, and after the queue had been more than half full (or had refused
     /// a frame) and has drained below half.

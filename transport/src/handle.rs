@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::bulk::{Answer, AskError, MAX_REQUEST_BYTES};
+use crate::bulk::{Answer, AnswerWriter, AskError, MAX_REQUEST_BYTES};
 use crate::event::{SessionId, Stream};
 use crate::join::{self, AnswerError, JOIN_TIMEOUT, JoinError, MAX_JOIN_BYTES};
 use crate::peer::PeerKey;
@@ -98,7 +98,7 @@ impl Traffic {
 }
 
 /// The sessions that are up or coming up, shared with the swarm's task. At most one a peer, so bounded by the connections.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Sessions(RwLock<BTreeMap<SessionId, Arc<Session>>>);
 
 impl Sessions {
@@ -112,6 +112,12 @@ impl Sessions {
 
     pub(crate) fn find(&self, id: SessionId) -> Option<Arc<Session>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// The session with a peer that is not ending.
+    fn with(&self, peer: PeerKey) -> Option<Arc<Session>> {
+        let sessions = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        sessions.values().rev().find(|session| session.peer == peer && !session.is_ending()).cloned()
     }
 
     pub(crate) fn states(&self) -> Vec<SessionState> {
@@ -180,9 +186,29 @@ impl Handle {
     /// Queues a frame, never blocks. Frames of one stream arrive in order; a session's end loses a tail of them.
     ///
     /// # Errors
-    /// The frame is dropped: the stream's queue is full, the session is over, or the frame is too long.
+    /// The frame is dropped: the stream's queue is full, the session is over, or the frame is too long or empty.
     pub fn send(&self, session: SessionId, stream: Stream, frame: Vec<u8>) -> Result<(), SendError> {
         self.sessions.find(session).ok_or(SendError::Closed)?.lane(stream).outbox.push(frame)
+    }
+
+    /// Sends what follows on a session's data stream over the bulk plane, as its peer has asked with that token; frames keep
+    /// their order. After a second without any the data stream is used again. Where the answer breaks, the session ends.
+    ///
+    /// # Errors
+    /// There is no session.
+    pub fn send_over_bulk(&self, peer: PeerKey, token: u64, answer: AnswerWriter) -> Result<(), SendError> {
+        self.sessions.with(peer).ok_or(SendError::Closed)?.detour_out.put((token, answer));
+        Ok(())
+    }
+
+    /// Takes what follows on a session's data stream from the answer to a request that has that token, once the peer says that
+    /// it goes there.
+    ///
+    /// # Errors
+    /// The session is over.
+    pub fn take_over_bulk(&self, session: SessionId, token: u64, answer: Answer) -> Result<(), SendError> {
+        self.sessions.find(session).ok_or(SendError::Closed)?.detour_in.put((token, answer));
+        Ok(())
     }
 
     /// Asks a peer to let us join, over its connection or a new one to `addrs`: one request, one answer, each at most

@@ -11,6 +11,7 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId};
 
+pub(crate) mod detour;
 pub(crate) mod duel;
 pub(crate) mod frame;
 pub(crate) mod handler;

@@ -24,6 +24,8 @@ const WINDOW_MIN: u64 = 8 << 10;
 const QUEUE_MICROS: u64 = 10_000;
 /// How much longer where no queue is seen.
 const PROBE_MICROS: u64 = 15_000;
+/// What waits for the repair of losses is no queue, up to so many round trips.
+const REPAIR_ROUND_TRIPS: u64 = 2;
 /// What is sent leaves at this share of the rate, percent: while a link starts, and later.
 const START_GAIN: u64 = 250;
 const PACE_GAIN: u64 = 125;
@@ -96,6 +98,8 @@ pub(super) struct Outflow {
     drains_since: Option<Time>,
     /// When what was sent has left, at a little more than the rate: no burst makes a queue.
     paced_until: Time,
+    /// Whether packets are lost and sent again on the way, for which what came after them waits.
+    is_lossy: bool,
 }
 
 impl Outflow {
@@ -113,6 +117,7 @@ impl Outflow {
             rtt: None,
             drains_since: None,
             paced_until: now,
+            is_lossy: false,
         }
     }
 
@@ -150,6 +155,11 @@ impl Outflow {
     /// The rate that the link was last seen to take while there was more to send, bytes a second.
     pub(super) fn delivery_rate(&self) -> Option<u64> {
         self.delivery_rate
+    }
+
+    /// Whether the way loses packets of late.
+    pub(super) fn set_lossy(&mut self, is_lossy: bool) {
+        self.is_lossy = is_lossy;
     }
 
     /// A frame is sent.
@@ -228,7 +238,9 @@ impl Outflow {
 
     fn set_window(&mut self, newly: u64, frame: Sent, rtt: u64) {
         let (Some((least, _)), Some(rate)) = (self.rtt, self.rate()) else { return };
-        let queue = rtt.saturating_sub(least);
+        let waits = rtt.saturating_sub(least);
+        let repairs = if self.is_lossy { waits.min(REPAIR_ROUND_TRIPS * least) } else { 0 };
+        let queue = waits - repairs;
         if self.is_starting {
             self.window = (self.window + newly).min(CREDIT_BYTES);
             // The first frames left at once, and queued behind each other.
@@ -238,7 +250,7 @@ impl Outflow {
             // Where no queue is seen there may be room for more.
             let takes = frame.bytes * 1_000_000 / rate; // the frame itself, which is no queue
             let more = if queue.saturating_sub(takes) < QUEUE_MICROS / 2 { PROBE_MICROS } else { 0 };
-            let needed = rate.saturating_mul(least + QUEUE_MICROS + more) / 1_000_000;
+            let needed = rate.saturating_mul(least + repairs + QUEUE_MICROS + more) / 1_000_000;
             self.window = needed.clamp(WINDOW_MIN, CREDIT_BYTES);
         }
     }

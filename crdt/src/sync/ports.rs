@@ -70,6 +70,13 @@ pub enum Input {
         /// Bytes.
         bytes: usize,
     },
+    /// Whether the way of a session's data stream loses packets of late: what waits for repairs is no queue then.
+    Lossy {
+        /// The session.
+        link: LinkId,
+        /// Whether more than one packet in 500 is lost.
+        is_lossy: bool,
+    },
     /// A frame came.
     Frame {
         /// The session.

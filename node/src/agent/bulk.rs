@@ -4,18 +4,21 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use crdt::id::{DeviceId, Key};
-use transport::PeerKey;
-use transport::bulk::{Asked, Bulk, BulkError, BulkListen};
+use tokio::io::AsyncReadExt;
+use transport::bulk::{AskError, Asked, Bulk, BulkError, BulkListen};
 use transport::fetch::Via;
+use transport::{PeerKey, SessionId};
 
 use super::Node;
-use crate::blobs::BlobId;
+use crate::blobs::{BlobId, wire};
 use crate::folder::{Folder, NodeFile};
 
 /// The port where none is asked for.
 pub(crate) const DEFAULT_BULK_PORT: u16 = 4411;
 /// Most blobs that a device says it has.
 pub(crate) const ANNOUNCED_MAX: usize = 64;
+/// No answer about a port is longer.
+const PORT_BYTES_MAX: u64 = 16;
 /// Ways that cost so much more than the best are not used beside it, microseconds.
 const NEARLY_EQUAL_MICROS: u64 = 2_000;
 
@@ -94,17 +97,42 @@ impl Node {
 
     /// Where a member's bulk plane may be reached: at the host with which this node is linked first.
     pub(crate) fn bulk_addresses(&self, peer: &Key) -> Vec<SocketAddr> {
-        let Some(port) = self.neighbours.said_by(&peer.device()).and_then(|said| said.bulk_port) else {
-            return Vec::new();
-        };
+        let port = self.neighbours.said_by(&peer.device()).and_then(|said| said.bulk_port);
+        port.map(|port| with_port(&self.hosts(peer), port)).unwrap_or_default()
+    }
+
+    /// The hosts of a peer's addresses, that of the link first.
+    fn hosts(&self, peer: &Key) -> Vec<IpAddr> {
         let linked = self.sessions.with(peer).map(|session| session.address.clone());
-        let mut addresses = Vec::new();
+        let mut hosts = Vec::new();
         for ip in linked.iter().chain(&self.neighbours.addresses(peer)).filter_map(|address| ip_of(address)) {
-            if !addresses.contains(&SocketAddr::new(ip, port)) {
-                addresses.push(SocketAddr::new(ip, port));
+            if !hosts.contains(&ip) {
+                hosts.push(ip);
             }
         }
-        addresses
+        hosts
+    }
+
+    /// Much comes from a peer: what follows is asked for over the bulk plane. Where that does not pass, it comes as before.
+    pub(super) fn take_over_bulk(&self, session: SessionId, peer: PeerKey) {
+        if !self.bulk_backfill {
+            return;
+        }
+        let (bulk, mesh) = (self.bulk.clone(), self.mesh.clone());
+        let (hosts, known) = (self.hosts(&Key(peer.0)), self.bulk_addresses(&Key(peer.0)));
+        let token = u64::from_be_bytes(crate::folder::random());
+        tokio::spawn(async move {
+            let asked = async {
+                // A device that has just joined does not know yet what its peer says of itself.
+                let addresses = if known.is_empty() { with_port(&hosts, port_of(&mesh, peer).await?) } else { known };
+                bulk.ask(peer, &addresses, &wire::data_stream(token)).await
+            };
+            match asked.await {
+                // An error means that the session is over.
+                Ok(answer) => drop(mesh.take_over_bulk(session, token, answer)),
+                Err(error) => tracing::debug!(%peer, %error, "a data stream stays beside the bulk plane"),
+            }
+        });
     }
 
     /// The ways to some devices that are nearly as good as the best, over links that are up. None while offline.
@@ -138,6 +166,18 @@ impl Node {
         }
         hops
     }
+}
+
+fn with_port(hosts: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    hosts.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+}
+
+/// Asks a peer for the port of its bulk plane.
+async fn port_of(mesh: &transport::Handle, peer: PeerKey) -> Result<u16, AskError> {
+    let mut bytes = Vec::new();
+    let answer = mesh.ask_bulk(peer, wire::PORT.to_vec()).await?;
+    answer.take(PORT_BYTES_MAX).read_to_end(&mut bytes).await.map_err(|error| AskError::Closed(error.to_string()))?;
+    wire::port_of(&bytes).ok_or_else(|| AskError::Unreachable("its port is not known".to_owned()))
 }
 
 /// The IP address in a multiaddress; names are not asked for.

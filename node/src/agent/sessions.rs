@@ -159,6 +159,8 @@ impl Node {
             }
             Event::SessionUp { session, peer, outbound, addr } => self.session_up(session, peer, outbound, addr),
             Event::SessionDown { session, peer, reason } => self.session_down(session, peer, &reason.to_string()),
+            Event::Burst { session, peer } => self.take_over_bulk(session, peer),
+            Event::Lossy { session, is_lossy } => self.input(Input::Lossy { link: LinkId(session.0), is_lossy }),
             Event::Writable { session, stream, .. } => {
                 self.flush(LinkId(session.0), channel_of(stream));
             }

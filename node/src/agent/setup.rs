@@ -32,6 +32,8 @@ pub(crate) struct MeshSetup {
     /// Whether this device pays for what it sends.
     pub(crate) is_metered: bool,
     pub(crate) bulk_port: BulkPort,
+    /// Whether what a peer sends after the first MiB is asked for over the bulk plane.
+    pub(crate) bulk_backfill: bool,
     /// Bytes a second of questions and answers that are passed on for others; 0 is no limit.
     pub(crate) relay_rate: u64,
 }

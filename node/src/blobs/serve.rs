@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use transport::bulk::{Answer, Asked};
+use transport::bulk::{Answer, AnswerWriter, Asked};
 
-use super::wire::{Head, PASSED_MAX, Request};
+use super::wire::{self, Head, PASSED_MAX, Request};
 use super::{Service, locked};
 
 /// What is written at once, bytes.
@@ -22,6 +22,10 @@ const HOPS_TRIED: usize = 2;
 impl Service {
     pub(super) async fn serve_all(self, mut asked: mpsc::Receiver<Asked>) {
         while let Some(one) = asked.recv().await {
+            if let Some(token) = wire::data_stream_token(&one.request) {
+                self.give_data_stream(one, token);
+                continue;
+            }
             // Peers wait where too many are served: the queue before this is short.
             let Ok(turn) = Arc::clone(&self.0.serving).acquire_owned().await else { return };
             let service = self.clone();
@@ -35,8 +39,20 @@ impl Service {
         }
     }
 
+    /// The session's task has it from here; it is no answer of this service.
+    fn give_data_stream(&self, asked: Asked, token: u64) {
+        let Asked { peer, answer, .. } = asked;
+        if let Err(error) = self.0.mesh.send_over_bulk(peer, token, answer) {
+            tracing::debug!(%peer, %error, "the data stream of a session was asked for");
+        }
+    }
+
     async fn serve(&self, asked: Asked) -> io::Result<()> {
         let Asked { peer, request, mut answer } = asked;
+        if request == wire::PORT {
+            answer.write_all(&wire::port_answer(self.0.bulk.port())).await?;
+            return answer.shutdown().await;
+        }
         // Whoever hands a request on is the last that it has passed.
         let Some(request) = Request::decode(&request).filter(|request| request.passed.last() == Some(&peer)) else {
             answer.write_all(&Head::Malformed.encode()).await?;
@@ -104,7 +120,7 @@ impl Service {
 
 /// A peer that reads an answer, and must go on reading.
 struct Reader {
-    out: std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>,
+    out: AnswerWriter,
 }
 
 impl Reader {

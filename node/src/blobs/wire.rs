@@ -3,6 +3,10 @@
 //! ```text
 //! request   postcard of [`Request`], at most 4 KiB
 //! answer    length (1 byte), postcard of [`Head`], then for a part its bao encoding
+//! request   2 (1 byte), token (8 bytes, big endian): the data stream of the session with the asker (decision 022)
+//! answer    its frames, until there are none for a while
+//! request   3 (1 byte): the port of the bulk plane, asked over the session's connection by who has not heard of it yet
+//! answer    3 (1 byte), the port (2 bytes, big endian); 0 where there is none
 //! ```
 
 use std::ops::Range;
@@ -17,6 +21,35 @@ pub(crate) const PASSED_MAX: usize = 8;
 /// Most bytes that are asked for at once.
 const PART_BYTES_MAX: u64 = 4 << 20;
 const VERSION: u8 = 1;
+/// Begins the request for a data stream, where others have their version.
+const DATA_STREAM: u8 = 2;
+
+/// The request for the port of the bulk plane, and how the answer begins.
+pub(crate) const PORT: [u8; 1] = [3];
+
+/// The answer to [`PORT`].
+pub(crate) fn port_answer(port: u16) -> Vec<u8> {
+    [&PORT[..], &port.to_be_bytes()].concat()
+}
+
+/// The port, where there is one.
+pub(crate) fn port_of(answer: &[u8]) -> Option<u16> {
+    let port = answer.strip_prefix(&PORT)?.try_into().map(u16::from_be_bytes).ok()?;
+    (port != 0).then_some(port)
+}
+
+/// The request for the data stream of the session with the asker, which knows it by the token.
+pub(crate) fn data_stream(token: u64) -> Vec<u8> {
+    let mut bytes = vec![DATA_STREAM];
+    bytes.extend(token.to_be_bytes());
+    bytes
+}
+
+/// The token, where it is such a request.
+pub(crate) fn data_stream_token(request: &[u8]) -> Option<u64> {
+    let (&DATA_STREAM, token) = request.split_first()? else { return None };
+    token.try_into().ok().map(u64::from_be_bytes)
+}
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +165,26 @@ mod tests {
         assert_eq!(Request::decode(&expected), Some(request()));
         assert_eq!(Head::Here { size: 300 }.encode(), [3, 0, 0xac, 2]);
         assert_eq!([Head::Absent, Head::Unable, Head::Malformed].map(|head| head.encode()[1]), [1, 2, 3]);
+    }
+
+    #[test]
+    fn a_data_stream_is_asked_for_by_its_token() {
+        assert_eq!(data_stream(0x0102_0304_0506_0708), [2, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(data_stream_token(&data_stream(u64::MAX)), Some(u64::MAX));
+        for other in [&[][..], &[2], &[2; 10], &request().encode()] {
+            assert_eq!(data_stream_token(other), None);
+        }
+        assert!(Request::decode(&data_stream(7)).is_none());
+    }
+
+    #[test]
+    fn a_port_is_asked_for_and_answered() {
+        assert_eq!(port_answer(4411), [3, 0x11, 0x3b]);
+        assert_eq!(port_of(&port_answer(4411)), Some(4411));
+        for none in [&[][..], &[3, 0, 0], &[3, 1], &[3, 1, 2, 3], &Head::Malformed.encode()] {
+            assert_eq!(port_of(none), None);
+        }
+        assert!(Request::decode(&PORT).is_none() && data_stream_token(&PORT).is_none());
     }
 
     #[test]

@@ -220,9 +220,16 @@ async fn serve(
         dcutr: settings.parse("dcutr", "true or false")?,
         autonat: settings.parse("autonat", "true or false")?,
     };
-    let bulk_port = bulk_port(settings, &node)?;
     let limits = limits(settings)?;
-    let mesh = MeshSetup { listen: listen.clone(), mdns, reach, is_metered, bulk_port, relay_rate: limits.relayed };
+    let mesh = MeshSetup {
+        listen: listen.clone(),
+        mdns,
+        reach,
+        is_metered,
+        bulk_port: bulk_port(settings, &node)?,
+        bulk_backfill: settings.parse("bulk.backfill", "true or false")?,
+        relay_rate: limits.relayed,
+    };
     let pulse = supervisor.clone().map(|supervisor| Pulse::new(supervisor, Instant::now()));
     let setup = Setup { folder, store, fleet, incarnation, key, clock, mesh, pulse };
     let blobs = Blobs::open(&blobs_folder)

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::fleet::{Fleet, config, converge, within};
+use crate::random::Random;
 
 #[test]
 fn two_nodes_converge() {
@@ -140,4 +141,39 @@ fn three_nodes_that_are_all_restarted_keep_their_ports_and_find_each_other() {
     fleet.cli("c", &["config", "set", "camera", "gain", "1"]).ok();
     within("the value on b", || config(&nodes[1], "camera", "gain") == Some(json!(1)));
     converge(&nodes.each_ref());
+}
+
+/// Text that hardly gets shorter when it is compressed, different for each seed.
+fn noise(seed: u64, characters: usize) -> String {
+    let mut random = Random::new(seed);
+    (0..characters).map(|_| char::from(b'0' + u8::try_from(random.below(75)).unwrap())).collect()
+}
+
+#[test]
+fn much_that_was_missed_comes_over_the_bulk_plane_unless_that_is_off() {
+    const VALUES: u64 = 110;
+    let fleet = Fleet::found("a");
+    let a = fleet.run("a");
+    ["b", "c"].iter().for_each(|name| fleet.join(&a, name));
+    for number in 0..VALUES {
+        let value = noise(number, 15_000);
+        fleet.cli("a", &["config", "set", "camera", "noise", "--text", &value]).ok();
+    }
+    let last = noise(VALUES - 1, 15_000);
+    let words = "comes over the bulk plane";
+    for (name, is_on) in [("b", true), ("c", false)] {
+        let mut command = fleet.command(name, &["run", "--listen", "127.0.0.1", "--port", "0"]);
+        command.env("FLEETSYNC_BULK_BACKFILL", is_on.to_string()).env("FLEETSYNC_LOG", "info,transport=debug");
+        let node = fleet.spawn(name, command).ready();
+        within("the last value", || config(&node, "camera", "noise") == Some(json!(last)));
+        if is_on {
+            assert!(node.log().contains(words), "{}", node.log());
+        } else {
+            assert!(!node.log().contains(words), "{}", node.log());
+        }
+        converge(&[&a, &node]);
+        let verified = fleet.cli(name, &["doc", "verify", "config/camera"]);
+        assert!(verified.ok().contains(&VALUES.to_string()), "{verified:?}");
+        node.terminate();
+    }
 }

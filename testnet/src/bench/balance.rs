@@ -61,7 +61,7 @@ async fn has_ways(asker: &mut Client, to: &str, count: usize) -> anyhow::Result<
 }
 
 async fn of_a_blob(report: &mut Report, program: &Path, folder: &Path, bytes: u64) -> anyhow::Result<()> {
-    let ground = Ground::start("bulk-paths", program, folder).await?;
+    let ground = Ground::start("blob", "bulk-paths", program, folder).await?;
     let mut asker = ground.client("leaf-1").await?;
     let mut hubs = [ground.client("hub-0").await?, ground.client("hub-1").await?];
     has_ways(&mut asker, "leaf-0", 2).await?;
@@ -90,7 +90,7 @@ async fn of_a_blob(report: &mut Report, program: &Path, folder: &Path, bytes: u6
 
 /// Every leaf asks every other one, over one hub or the other.
 async fn of_questions(report: &mut Report, program: &Path, folder: &Path, questions: u64) -> anyhow::Result<()> {
-    let ground = Ground::start("balance", program, folder).await?;
+    let ground = Ground::start("questions", "balance", program, folder).await?;
     let places = &ground.fleet.topology().nodes;
     let leaves: Vec<&str> =
         places.iter().filter(|place| place.zone == "leaf").map(|place| place.name.as_str()).collect();

@@ -1,7 +1,8 @@
 //! `bench bulk`: blobs between real nodes in the lab and on loopback. Needs root.
 //!
 //! Over one long line that loses packets: how much of it a blob takes, what questions wait meanwhile, and what is sent again
-//! after the fetching node was killed. On loopback: how much the program can do.
+//! after the fetching node was killed; and how much of it changes take that a node has missed. On loopback: how much the
+//! program can do.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,8 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use node::client::Client;
 use serde_json::Value;
+
+mod backfill;
 
 use super::process::{PATIENCE, Program};
 use super::report::{Report, Row, median, quantile};
@@ -38,6 +41,9 @@ pub(crate) struct BulkArgs {
     /// The size of the blob, MiB
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(64..=16_384))]
     mib: u64,
+    /// The size of the changes that a node has missed, MiB
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = clap::value_parser!(u64).range(64..=1_024))]
+    missed_mib: u64,
 }
 
 /// A file of that many bytes that do not repeat, different for each seed.
@@ -95,8 +101,9 @@ pub(super) struct Ground {
 }
 
 impl Ground {
-    pub(super) async fn start(topology: &str, program: &Path, folder: &Path) -> anyhow::Result<Ground> {
-        let folder = folder.join(topology);
+    /// `name` is that of its folder.
+    pub(super) async fn start(name: &str, topology: &str, program: &Path, folder: &Path) -> anyhow::Result<Ground> {
+        let folder = folder.join(name);
         std::fs::create_dir(&folder)?;
         let topology = Topology::load(topology, 1)?;
         let plan = Plan { topology, seed: 1, program: program.to_owned(), run_with: Vec::new() };
@@ -141,7 +148,7 @@ async fn questions(
 }
 
 async fn over_a_long_line(report: &mut Report, program: &Path, folder: &Path, bytes: u64) -> anyhow::Result<()> {
-    let mut ground = Ground::start("bulk-long", program, folder).await?;
+    let mut ground = Ground::start("blob", "bulk-long", program, folder).await?;
     let idle = questions(ground.client("ends-1").await?, "ends-0".to_owned(), |asked| asked >= QUESTIONS).await?;
     let blob = ground.blob("ends-0", "ends-1", 1, bytes).await?;
     let before = ground.carried();
@@ -206,6 +213,7 @@ pub(super) async fn bench(args: &BulkArgs) -> anyhow::Result<Report> {
     let mut report = Report::new("bulk");
     report.add(Row::new("load average over a minute, before", "", machine::load()?));
     over_a_long_line(&mut report, &program, folder, bytes).await?;
+    backfill::bench(&mut report, &program, folder, args.missed_mib * MEBIBYTE).await?;
     on_loopback(&mut report, &program, folder, bytes).await?;
     report.add(Row::new("load average over a minute, after", "", machine::load()?));
     Ok(report)

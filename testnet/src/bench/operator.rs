@@ -76,9 +76,9 @@ impl Operator {
         client: &mut Client,
         document: &str,
         path: &str,
-        value: u64,
+        value: impl Into<Value>,
     ) -> anyhow::Result<usize> {
-        let edits = json!([{ "path": path, "value": value }]);
+        let edits = json!([{ "path": path, "value": value.into() }]);
         let body = json!({ "document": document, "author": self.public().to_string(), "edits": edits });
         let answer = client.post("/v1/changes/prepare", &body).await?;
         let digits = answer["change"].as_str().context("nothing was prepared")?;

@@ -1,18 +1,22 @@
 //! A session's task: reads and writes both streams until one of them, the owner or the swarm ends it.
 //!
 //! Payload goes straight between the streams and the owner's channel; the swarm's task never sees it. One task polls all
-//! four directions, so ending a session is dropping one future.
+//! four directions, so ending a session is dropping one future. The data stream may take a [`detour`](super::detour).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::future::{self, Either};
-use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use futures::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::compat::TokioAsyncReadCompatExt;
 
+use super::detour::{self, Burst, Slot, Way};
 use super::frame::{FrameError, MAX_FRAME_BYTES, read_frame};
 use super::outbox::Outbox;
+use crate::bulk::{Answer, AnswerWriter};
 use crate::event::{DownReason, Event, SessionId, Stream};
 use crate::peer::PeerKey;
 
@@ -30,7 +34,6 @@ pub(crate) struct Lane {
 }
 
 /// What the owner's handle, the swarm's task and the session's task share.
-#[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) peer: PeerKey,
@@ -39,13 +42,26 @@ pub(crate) struct Session {
     pub(crate) since: Instant,
     pub(crate) control: Lane,
     pub(crate) data: Lane,
+    /// Where the peer asked the data stream's frames to go, and where it sends its own, each with its token.
+    pub(crate) detour_out: Slot<(u64, AnswerWriter)>,
+    pub(crate) detour_in: Slot<(u64, Answer)>,
     end: watch::Sender<Option<DownReason>>,
 }
 
 impl Session {
     pub(crate) fn new(id: SessionId, peer: PeerKey, outbound: bool, addr: String) -> Self {
-        let (control, data) = (Lane::default(), Lane::default());
-        Self { id, peer, outbound, addr, since: Instant::now(), control, data, end: watch::Sender::new(None) }
+        Self {
+            id,
+            peer,
+            outbound,
+            addr,
+            since: Instant::now(),
+            control: Lane::default(),
+            data: Lane::default(),
+            detour_out: Slot::default(),
+            detour_in: Slot::default(),
+            end: watch::Sender::new(None),
+        }
     }
 
     pub(crate) fn lane(&self, stream: Stream) -> &Lane {
@@ -117,10 +133,11 @@ async fn transfer<S>(session: &Session, events: &mpsc::Sender<Event>, control: S
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (control_in, mut control_out) = control.split();
-    let (data_in, mut data_out) = data.split();
+    let (control_in, control_out) = control.split();
+    let (data_in, data_out) = data.split();
     let mut control_in = BufReader::with_capacity(READ_AHEAD_BYTES, control_in);
     let mut data_in = BufReader::with_capacity(READ_AHEAD_BYTES, data_in);
+    let (mut control_out, mut data_out) = (Way::new(control_out), Way::new(data_out));
     let reason = tokio::select! {
         biased;
         reason = session.ended() => reason,
@@ -136,7 +153,7 @@ where
             part(&session.control.outbox, &mut control_in, &mut control_out),
             part(&session.data.outbox, &mut data_in, &mut data_out),
         );
-        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        let _ = timeout(GOODBYE, goodbye).await;
     }
     reason
 }
@@ -150,7 +167,7 @@ async fn read_both(control: impl Future<Output = DownReason>, data: impl Future<
         Either::Right((first, other)) => (first, Either::Right(other)),
     };
     if first == DownReason::ClosedByPeer {
-        let _ = tokio::time::timeout(GOODBYE, other).await;
+        let _ = timeout(GOODBYE, other).await;
     }
     first
 }
@@ -160,64 +177,128 @@ async fn read<R>(session: &Session, stream: Stream, events: &mpsc::Sender<Event>
 where
     R: AsyncRead + Unpin,
 {
-    let lane = session.lane(stream);
+    let mut burst = Burst::default();
     loop {
-        let bytes = match read_frame(from, MAX_FRAME_BYTES).await {
-            Ok(Some(bytes)) => bytes,
+        let read = match next_frame(from).await {
+            Ok(Some(bytes)) if bytes.is_empty() && stream == Stream::Data => read_detour(session, events, from).await,
+            Ok(Some(bytes)) => {
+                let is_long = stream == Stream::Data && burst.grows(tokio::time::Instant::now(), bytes.len());
+                deliver(session, stream, events, bytes, is_long).await
+            }
             Ok(None) => return DownReason::ClosedByPeer,
-            Err(FrameError::TooLong(announced_bytes)) => return DownReason::FrameTooLong { announced_bytes },
-            Err(FrameError::Malformed) => return DownReason::Malformed,
-            Err(FrameError::Io(error)) => return DownReason::Lost(error.to_string()),
+            Err(reason) => return reason,
         };
-        lane.bytes_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        if events.send(Event::Frame { session: session.id, stream, bytes }).await.is_err() {
-            return DownReason::Shutdown;
+        if let Err(reason) = read {
+            return reason;
         }
     }
 }
 
+/// Reads what the peer sends over the bulk plane, to its end; the mark's first frame has been read.
+async fn read_detour<R>(session: &Session, events: &mpsc::Sender<Event>, from: &mut R) -> Result<(), DownReason>
+where
+    R: AsyncRead + Unpin,
+{
+    let token = next_frame(from).await?.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+    let token = u64::from_be_bytes(token.ok_or(DownReason::Malformed)?);
+    let asked_for = async {
+        loop {
+            match session.detour_in.take().await {
+                (known, answer) if known == token => return answer,
+                _ => {} // of an earlier request
+            }
+        }
+    };
+    let lost = || DownReason::Lost("what the peer sends over the bulk plane was not asked for".to_owned());
+    let answer = timeout(detour::WAIT, asked_for).await.map_err(|_| lost())?;
+    tracing::debug!(peer = %session.peer, "the data stream comes over the bulk plane");
+    let mut from = BufReader::with_capacity(READ_AHEAD_BYTES, answer.compat());
+    while let Some(bytes) = next_frame(&mut from).await? {
+        deliver(session, Stream::Data, events, bytes, false).await?;
+    }
+    tracing::debug!(peer = %session.peer, "the data stream is back from the bulk plane");
+    Ok(())
+}
+
+async fn next_frame<R: AsyncRead + Unpin>(from: &mut R) -> Result<Option<Vec<u8>>, DownReason> {
+    read_frame(from, MAX_FRAME_BYTES).await.map_err(|error| match error {
+        FrameError::TooLong(announced_bytes) => DownReason::FrameTooLong { announced_bytes },
+        FrameError::Malformed => DownReason::Malformed,
+        FrameError::Io(error) => DownReason::Lost(error.to_string()),
+    })
+}
+
+async fn deliver(
+    session: &Session,
+    stream: Stream,
+    events: &mpsc::Sender<Event>,
+    bytes: Vec<u8>,
+    is_long_burst: bool,
+) -> Result<(), DownReason> {
+    session.lane(stream).bytes_in.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    let id = session.id;
+    let burst = is_long_burst.then_some(Event::Burst { session: id, peer: session.peer });
+    for event in [Event::Frame { session: id, stream, bytes }].into_iter().chain(burst) {
+        events.send(event).await.map_err(|_| DownReason::Shutdown)?;
+    }
+    Ok(())
+}
+
 /// Writes what the owner queues, many frames a write, flushed at once.
-async fn write<W>(session: &Session, stream: Stream, events: &mpsc::Sender<Event>, to: &mut W) -> DownReason
+async fn write<W>(session: &Session, stream: Stream, events: &mpsc::Sender<Event>, way: &mut Way<W>) -> DownReason
 where
     W: AsyncWrite + Unpin,
 {
     let lane = session.lane(stream);
     let mut writable = Some(MAX_FRAME_BYTES);
     loop {
-        if let Some(bytes) = writable
+        if let Some(bytes) = writable.take()
             && events.send(Event::Writable { session: session.id, stream, bytes }).await.is_err()
         {
             return DownReason::Shutdown;
         }
-        // A new buffer each time: most sessions are idle most of the time, and would keep a burst's memory.
-        let mut buffer = Vec::new();
-        let cost = lane.outbox.fill(&mut buffer).await;
-        if let Err(error) = write_all(to, &buffer).await {
+        let is_on_detour = way.is_on_detour();
+        let written = tokio::select! {
+            biased;
+            (token, to) = session.detour_out.take(), if stream == Stream::Data && !is_on_detour => {
+                way.turn(token, to);
+                way.drain().await
+            }
+            cost = lane.outbox.fill(way.buffer()) => {
+                let bytes = way.buffer().len() as u64;
+                let drained = way.drain().await;
+                lane.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+                writable = lane.outbox.written(cost);
+                drained
+            }
+            () = tokio::time::sleep(detour::IDLE), if is_on_detour => way.turn_back().await,
+        };
+        if let Err(error) = written {
             return DownReason::Lost(error.to_string());
         }
-        lane.bytes_out.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-        writable = lane.outbox.written(cost);
+        if let Some(is_lossy) = way.lossy_changed()
+            && events.send(Event::Lossy { session: session.id, is_lossy }).await.is_err()
+        {
+            return DownReason::Shutdown;
+        }
     }
 }
 
-async fn write_all<W: AsyncWrite + Unpin>(to: &mut W, bytes: &[u8]) -> std::io::Result<()> {
-    to.write_all(bytes).await?;
-    to.flush().await
-}
-
 /// The good-bye on one stream: what is queued, our end of stream, then the peer's.
-async fn part<R, W>(outbox: &Outbox, from: &mut R, to: &mut W) -> std::io::Result<()>
+async fn part<R, W>(outbox: &Outbox, from: &mut R, way: &mut Way<W>) -> std::io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let mut buffer = Vec::new();
-    while outbox.fill_now(&mut buffer) > 0 {
-        to.write_all(&buffer).await?;
-        buffer.clear();
+    way.drain().await?;
+    while outbox.fill_now(way.buffer()) > 0 {
+        way.drain().await?;
     }
-    to.close().await?;
+    way.close().await?;
     let mut discarded = [0; 1024];
     while from.read(&mut discarded).await? > 0 {}
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

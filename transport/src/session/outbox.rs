@@ -26,6 +26,9 @@ pub enum SendError {
     /// The frame is longer than [`MAX_FRAME_BYTES`].
     #[error("the frame is above {MAX_FRAME_BYTES} bytes")]
     TooLong,
+    /// The frame is empty: on the data stream that is a mark of the transport's own.
+    #[error("the frame is empty")]
+    Empty,
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +53,9 @@ impl Outbox {
     pub(crate) fn push(&self, frame: Vec<u8>) -> Result<(), SendError> {
         if frame.len() > MAX_FRAME_BYTES {
             return Err(SendError::TooLong);
+        }
+        if frame.is_empty() {
+            return Err(SendError::Empty);
         }
         self.push_unchecked(frame)
     }
@@ -159,10 +165,10 @@ mod tests {
     }
 
     #[test]
-    fn empty_frames_cost_too() {
+    fn a_small_frame_costs_more_than_its_bytes() {
         let outbox = Outbox::default();
-        let taken = (0..200_000).take_while(|_| outbox.push(Vec::new()).is_ok()).count();
-        assert_eq!(taken, WRITE_BUDGET_BYTES / FRAME_OVERHEAD_BYTES);
+        let taken = (0..200_000).take_while(|_| outbox.push(vec![1]).is_ok()).count();
+        assert_eq!(taken, WRITE_BUDGET_BYTES / (1 + FRAME_OVERHEAD_BYTES));
     }
 
     #[test]
@@ -170,7 +176,8 @@ mod tests {
         let outbox = Outbox::default();
         assert_eq!(outbox.push(vec![0; MAX_FRAME_BYTES + 1]), Err(SendError::TooLong));
         assert_eq!(outbox.push(vec![0; MAX_FRAME_BYTES]), Ok(()));
+        assert_eq!(outbox.push(Vec::new()), Err(SendError::Empty));
         outbox.close();
-        assert_eq!(outbox.push(Vec::new()), Err(SendError::Closed));
+        assert_eq!(outbox.push(vec![1]), Err(SendError::Closed));
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::compat::FuturesAsyncReadCompatExt;
 
 use super::Task;
-use crate::bulk::{Answer, AskError, Asked, MAX_REQUEST_BYTES};
+use crate::bulk::{Answer, AnswerWriter, AskError, Asked, MAX_REQUEST_BYTES};
 use crate::peer::PeerKey;
 use crate::session::frame::{push_frame, read_frame};
 use crate::session::handler::{Open, Protocol};
@@ -108,7 +108,7 @@ impl Task {
         self.tasks.spawn(async move {
             if let Ok(Ok(Some(request))) = timeout(REQUEST, read_frame(&mut stream, MAX_REQUEST_BYTES)).await {
                 // An error means that the owner is gone.
-                let _ = inlet.send(Asked { peer, request, answer: Box::pin(stream.compat()) }).await;
+                let _ = inlet.send(Asked { peer, request, answer: AnswerWriter::new(stream.compat()) }).await;
             }
             drop(turn);
         });

@@ -104,8 +104,9 @@ async fn the_longest_frame_passes_and_a_longer_one_is_not_taken() {
             assert_eq!(b.frame(at_b.session, stream).await, frame);
             assert_eq!(a.writable(at_a.session, stream).await, MAX_FRAME_BYTES, "at the start");
             assert_eq!(a.writable(at_a.session, stream).await, MAX_FRAME_BYTES, "after the frame");
-            assert_eq!(a.mesh.send(at_a.session, stream, Vec::new()), Ok(()));
-            assert_eq!(b.frame(at_b.session, stream).await, b"");
+            assert_eq!(a.mesh.send(at_a.session, stream, Vec::new()), Err(SendError::Empty));
+            assert_eq!(a.mesh.send(at_a.session, stream, vec![1]), Ok(()));
+            assert_eq!(b.frame(at_b.session, stream).await, [1]);
         }
     }
 }

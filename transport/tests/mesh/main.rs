@@ -3,6 +3,7 @@
 
 mod abuse;
 mod burst;
+mod detour;
 mod flow;
 mod join;
 mod net;

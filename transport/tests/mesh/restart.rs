@@ -89,7 +89,7 @@ fn a_dead_peer_is_lost_after_the_idle_timeout() {
         dies.kill();
         let (session, reason) = stays.runtime.block_on(stays.peer.down());
         assert_eq!(session, up.session);
-        assert_eq!(stays.peer.mesh.send(session, Stream::Data, Vec::new()), Err(SendError::Closed));
+        assert_eq!(stays.peer.mesh.send(session, Stream::Data, vec![1]), Err(SendError::Closed));
         match reason {
             DownReason::Lost(_) => return,
             DownReason::ClosedByPeer => {}

@@ -1,5 +1,7 @@
 use super::*;
 
+const PACKET_BYTES: u64 = 1200;
+
 /// A link with a rate and a delay, one way, a receiver that handles at once, and a sender that always has more.
 struct Line {
     rate: u64,
@@ -8,6 +10,11 @@ struct Line {
     inflow: Inflow,
     now: u64,
     free_at: u64,
+    /// A packet of so many is lost; none: no packet is.
+    loses_one_in: Option<u64>,
+    random: u64,
+    /// All before it has arrived, and what was sent earlier comes first.
+    in_order_at: u64,
     arriving: VecDeque<(u64, u64)>,
     credits: VecDeque<(u64, u64, u64)>,
     delivered: u64,
@@ -19,7 +26,35 @@ impl Line {
         let now = 1_000_000;
         let (arriving, credits) = (VecDeque::new(), VecDeque::new());
         let (out, inflow) = (Outflow::new(Time(now)), Inflow::default());
-        Line { rate, delay, out, inflow, now, free_at: 0, arriving, credits, delivered: 0, longest_queue: 0 }
+        Line {
+            rate,
+            delay,
+            out,
+            inflow,
+            now,
+            free_at: 0,
+            loses_one_in: None,
+            random: 1,
+            in_order_at: 0,
+            arriving,
+            credits,
+            delivered: 0,
+            longest_queue: 0,
+        }
+    }
+
+    /// When a frame has arrived that leaves now: a packet that is lost is sent again after a round trip, and all wait for it.
+    fn arrival(&mut self, bytes: u64) -> u64 {
+        let packets = bytes.div_ceil(PACKET_BYTES);
+        let is_lost = self.loses_one_in.is_some_and(|one_in| {
+            (0..packets).any(|_| {
+                self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (self.random >> 33).is_multiple_of(one_in)
+            })
+        });
+        let repair = if is_lost { 2 * self.delay + self.delay / 4 } else { 0 };
+        self.in_order_at = self.in_order_at.max(self.free_at + self.delay + repair);
+        self.in_order_at
     }
 
     fn run(&mut self, micros: u64) {
@@ -30,7 +65,8 @@ impl Line {
                 self.out.sent(Time(self.now), bytes as usize);
                 self.longest_queue = self.longest_queue.max(self.free_at.saturating_sub(self.now));
                 self.free_at = self.free_at.max(self.now) + bytes * 1_000_000 / self.rate;
-                self.arriving.push_back((self.free_at + self.delay, bytes));
+                let at = self.arrival(bytes);
+                self.arriving.push_back((at, bytes));
             }
             let (arrives, credited) =
                 (self.arriving.front().map(|(at, _)| *at), self.credits.front().map(|(at, ..)| *at));
@@ -83,6 +119,22 @@ fn a_link_that_changes_its_rate_is_followed() {
     line.run(3_000_000);
     let (used, queue) = line.measured(5_000_000);
     assert!(used > 0.85 && queue <= 45, "faster: {used} used, {queue} ms");
+}
+
+#[test]
+fn what_waits_for_repairs_is_no_queue_once_that_is_known() {
+    let used = |is_known: bool| {
+        let mut line = Line::new(100 * 125_000, 50_000);
+        line.loses_one_in = Some(100);
+        line.out.set_lossy(is_known);
+        line.run(10_000_000);
+        line.measured(20_000_000)
+    };
+    let (without, _) = used(false);
+    let (with, queue) = used(true);
+    assert!(without < 0.7, "{without}: it looks like a queue");
+    assert!(with > 0.85, "{with}");
+    assert!(queue <= 200, "two round trips: {queue} ms");
 }
 
 #[test]
