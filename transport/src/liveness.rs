@@ -1,6 +1,7 @@
 //! Which links are alive. Bytes that come are the heartbeat; where they stay away, probes decide.
 //!
-//! A link that is silent is probed every two seconds (the owner says how often), so of its two ends mostly one does; one on
+//! A link that is silent is probed every two seconds (the owner says how often), of its two ends by the one that leads, the
+//! other one waiting half a second more; all links at the same moments, so that who sleeps wakes once for many; one on
 //! which little comes every eight seconds, and one in use every second, for its round trip; and either sooner where it is in use and silent for longer than
 //! its gaps are, where an answer is due, or where the owner doubts it. A probe that stays unanswered is followed by two more;
 //! if none of the three is answered the link is *suspect*: the owner stops using it at once. It is probed on, and *cleared*
@@ -38,6 +39,8 @@ const RTT_MIN: Duration = Duration::from_millis(1);
 const PROBES: u32 = 3;
 /// A link on which little comes is probed less often, by this.
 const PROBED_BY_PEER: u32 = 4;
+/// Probes of idle links are sent at so many moments an interval, all that are due around one together.
+const GRID: u32 = 2;
 /// A link on which so much came since its last answer is in use, and probed more often, by this.
 const IN_USE: u32 = 16;
 const PROBED_IN_USE: u32 = 2;
@@ -128,6 +131,8 @@ impl Suspicion {
 #[derive(Debug, Clone)]
 struct Link {
     probe_every: Duration,
+    /// Whether this end probes first while nothing else comes.
+    leads: bool,
     heard_at: Duration,
     answered_at: Duration,
     /// What a probe took last.
@@ -169,6 +174,8 @@ impl Link {
         // Where the peer probes, this end need not: what it sends shows that it is there. Only round trips are to be known
         // as well.
         let regular = (self.heard_at + self.probe_every).min(self.answered_at + self.probe_every * PROBED_BY_PEER);
+        let pitch = self.probe_every / GRID;
+        let regular = on_grid(regular, pitch) + if self.leads { Duration::ZERO } else { pitch / 2 };
         let silent = self.gaps.longest().map(|gap| self.heard_at + (gap * GAPS).max(SILENCE_MIN));
         let in_use = (self.heard_since >= IN_USE).then(|| self.answered_at + self.probe_every / PROBED_IN_USE);
         let awaited = self.awaited_since.map(|since| since + (self.rtt * 3).max(SILENCE_MIN));
@@ -184,6 +191,13 @@ impl Link {
     }
 }
 
+/// The nearest moment at which idle links are probed together: one that sleeps otherwise wakes once for all.
+fn on_grid(at: Duration, pitch: Duration) -> Duration {
+    let (micros, pitch) = (at.as_micros(), pitch.as_micros().max(1));
+    let nearest = (micros + pitch / 2) / pitch * pitch;
+    Duration::from_micros(u64::try_from(nearest).unwrap_or(u64::MAX))
+}
+
 /// The state of all links.
 #[derive(Debug, Clone, Default)]
 pub struct Liveness {
@@ -196,10 +210,12 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// A link is there, and a first probe of it has come back. It is to be probed so often while nothing is amiss.
-    pub fn up(&mut self, now: Duration, session: SessionId, rtt: Duration, probe_every: Duration) {
+    /// A link is there, and a first probe of it has come back. It is to be probed so often while nothing is amiss, by the
+    /// end that leads: one of the two, which the other one follows.
+    pub fn up(&mut self, now: Duration, session: SessionId, rtt: Duration, probe_every: Duration, leads: bool) {
         let link = Link {
             probe_every,
+            leads,
             heard_at: now,
             answered_at: now,
             rtt: rtt.max(RTT_MIN),

@@ -163,7 +163,7 @@ impl Node {
         let Routing { measuring, liveness, .. } = &mut self.routing;
         let is_first = !measuring.contains_key(&link);
         let measuring = measuring.entry(link).or_insert_with(|| {
-            liveness.up(at, id, rtt, probe_every);
+            liveness.up(at, id, rtt, probe_every, session.is_outbound);
             Measuring { meter: Meter::default(), kind: addresses::kind_of(&session.address), rate: None }
         });
         if liveness.answered(at, id, rtt) {

@@ -14,7 +14,7 @@ use futures::stream::FuturesUnordered;
 use node::client::Client;
 use rustix::process::{Pid, Signal, kill_process};
 
-use self::order::Order;
+use self::order::{Order, founder};
 use super::failure::Failure;
 use super::host::bound;
 use super::network::Network;
@@ -110,13 +110,14 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Founds the fleet on the first node, and lets the others join from neighbour to neighbour.
+    /// Founds the fleet on one node, and lets the others join from neighbour to neighbour.
     async fn enrol(&mut self, note: &dyn Fn(&str)) -> anyhow::Result<()> {
-        let first = &self.topology.nodes[0];
+        let founder = founder(&self.topology);
+        let first = &self.topology.nodes[founder];
         let words = ["init", "--name", &first.name, "--zone", &first.zone, "--no-passphrase"];
-        self.id = self.program.run(&self.folder_of(0), &words)?;
-        self.processes[0] = Some(self.spawn(0, None)?);
-        self.answers(0).await?;
+        self.id = self.program.run(&self.folder_of(founder), &words)?;
+        self.processes[founder] = Some(self.spawn(founder, None)?);
+        self.answers(founder).await?;
         let mut order = Order::new(&self.topology);
         let (mut joining, mut processes) = (FuturesUnordered::new(), Vec::new());
         let count = self.topology.nodes.len();

@@ -162,7 +162,7 @@ impl Topology {
         Topology::parse(name_or_path, &text_of(name_or_path)?, seed)
     }
 
-    fn parse(name: &str, text: &str, seed: u64) -> Result<Topology, TopologyError> {
+    pub(crate) fn parse(name: &str, text: &str, seed: u64) -> Result<Topology, TopologyError> {
         Plan::parse(text)
             .and_then(|plan| plan.build(name, seed))
             .map_err(|fault| TopologyError::Faulty { name: name.to_owned(), fault: Box::new(fault) })

@@ -31,7 +31,7 @@ struct World {
 impl World {
     fn new(traffic: Option<Duration>) -> World {
         let mut liveness = Liveness::default();
-        liveness.up(Duration::ZERO, LINK, RTT, IDLE);
+        liveness.up(Duration::ZERO, LINK, RTT, IDLE, true);
         World {
             liveness,
             now: Duration::ZERO,
@@ -92,7 +92,8 @@ fn an_idle_link_is_probed_every_two_seconds_and_lives() {
 #[test]
 fn one_end_of_an_idle_link_probes_for_both() {
     let mut ends = [Liveness::default(), Liveness::default()];
-    ends.iter_mut().zip([0, 300]).for_each(|(end, at)| end.up(ms(at), LINK, RTT, IDLE));
+    ends[0].up(ms(0), LINK, RTT, IDLE, true);
+    ends[1].up(ms(300), LINK, RTT, IDLE, false);
     // Probes and answers on their way: when they arrive, at whom, and when the probe left that is answered.
     let mut frames: VecDeque<(Duration, usize, Option<Duration>)> = VecDeque::new();
     let mut probes = [0, 0];
@@ -115,6 +116,33 @@ fn one_end_of_an_idle_link_probes_for_both() {
     }
     assert!((28..40).contains(&(probes[0] + probes[1])), "{probes:?}");
     assert!(probes.iter().all(|probes| *probes >= 6), "both know the round trip: {probes:?}");
+}
+
+/// Who sleeps wakes once for many links, whenever each of them came up.
+#[test]
+fn idle_links_are_probed_together() {
+    let mut liveness = Liveness::default();
+    let links: Vec<SessionId> = (0..12).map(SessionId).collect();
+    for (number, link) in links.iter().enumerate() {
+        liveness.up(ms(number as u64 * 170), *link, RTT, IDLE, true);
+    }
+    let (mut moments, mut probes, mut answers) = (0, 0, VecDeque::new());
+    for now in (2_001..42_000).map(ms) {
+        while let Some((_, link)) = answers.pop_front_if(|(at, _)| *at <= now) {
+            liveness.heard(now, link);
+            liveness.answered(now, link, RTT);
+        }
+        liveness.timer(now);
+        let due: Vec<Verdict> = std::iter::from_fn(|| liveness.poll_verdict()).collect();
+        moments += u32::from(!due.is_empty());
+        for verdict in due {
+            let Verdict::Probe(link) = verdict else { panic!("{verdict:?}") };
+            probes += 1;
+            answers.push_back((now + RTT, link));
+        }
+    }
+    assert!((220..=260).contains(&probes), "{probes}");
+    assert!(moments <= 42, "{moments} moments in forty seconds");
 }
 
 #[test]
@@ -290,7 +318,7 @@ proptest! {
             match act {
                 Act::Up(link) => {
                     suspect.remove(&SessionId(link));
-                    liveness.up(now, SessionId(link), RTT, IDLE);
+                    liveness.up(now, SessionId(link), RTT, IDLE, true);
                 }
                 Act::Down(link) => {
                     suspect.remove(&SessionId(link));
@@ -330,8 +358,9 @@ fn a_link_in_use_is_measured_every_second_and_an_idle_one_is_not() {
     world.run(ms(10_000));
     let probes = world.count(Verdict::Probe(LINK));
     assert!((8..=12).contains(&probes), "{probes}");
-    // The peer probes it every two seconds.
+    // The peer leads, and probes it every two seconds.
     let mut world = World::new(Some(ms(2_000)));
+    world.liveness.up(Duration::ZERO, LINK, RTT, IDLE, false);
     world.run(ms(32_000));
     let probes = world.count(Verdict::Probe(LINK));
     assert!((3..=6).contains(&probes), "{probes}");
@@ -341,7 +370,7 @@ fn a_link_in_use_is_measured_every_second_and_an_idle_one_is_not() {
 fn a_link_in_use_is_examined_with_sixteen_probes_one_link_at_a_time() {
     let mut world = World::new(Some(ms(20)));
     let other = SessionId(2);
-    world.liveness.up(Duration::ZERO, other, RTT, ms(100_000));
+    world.liveness.up(Duration::ZERO, other, RTT, ms(100_000), true);
     world.run(ms(1_020));
     let probes = |world: &World| (world.count(Verdict::Probe(LINK)), world.count(Verdict::Probe(other)));
     assert_eq!(probes(&world), (1, 0), "for its round trip");

@@ -16,16 +16,17 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// The first node is up.
+    /// With the node up on which the fleet is founded: the first that all others reach, where there is one.
     pub(super) fn new(topology: &Topology) -> Order {
         let mut neighbours = vec![Vec::new(); topology.nodes.len()];
         for line in &topology.lines {
             neighbours[line.ends.0].push(line.ends.1);
             neighbours[line.ends.1].push(line.ends.0);
         }
-        let waiting = (1..topology.nodes.len()).collect();
         let inside = (0..topology.nodes.len()).filter(|node| topology.nodes[*node].nat.is_some()).collect();
-        Order { neighbours, waiting, invited: BTreeMap::from([(0, 0)]), inside }
+        let founder = founder(topology);
+        let waiting = (0..topology.nodes.len()).filter(|node| *node != founder).collect();
+        Order { neighbours, waiting, invited: BTreeMap::from([(founder, 0)]), inside }
     }
 
     /// A device whose neighbour is up, and the neighbour that has invited the fewest.
@@ -46,6 +47,11 @@ impl Order {
     }
 }
 
+/// The node on which the fleet is founded.
+pub(super) fn founder(topology: &Topology) -> usize {
+    topology.nodes.iter().position(|place| place.nat.is_none()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +70,17 @@ mod tests {
             }
             assert_eq!(up.len(), topology.nodes.len(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_fleet_is_founded_where_all_others_reach_it() {
+        let text = "[zones.crowd]\nnodes = 3\nnat = \"port-restricted\"\n[zones.hub]\nnodes = 1\n[within]\ndelay_ms = 1\n\
+            [across]\ndelay_ms = 1\n[mesh]\nkind = \"full\"\n";
+        let topology = Topology::parse("crowd", text, 1).expect("a topology");
+        assert_eq!(topology.nodes[founder(&topology)].name, "hub-0");
+        let mut order = Order::new(&topology);
+        let inviters: Vec<usize> = std::iter::from_fn(|| order.next()).map(|(_, inviter)| inviter).collect();
+        assert_eq!(inviters, [founder(&topology); 3]);
     }
 
     #[test]

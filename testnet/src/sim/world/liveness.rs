@@ -37,9 +37,11 @@ impl World<'_, '_> {
     /// A probe came back.
     pub(super) fn round_trip(&mut self, node: usize, link: LinkId, micros: u64) {
         let (now, rtt) = (self.moment(), Duration::from_micros(micros));
+        // The first end of a session leads.
+        let leads = self.links.get(&(node, link)) == Some(&link.0);
         let liveness = &mut self.hosts[node].liveness;
         if !liveness.is_watched(session(link)) {
-            liveness.up(now, session(link), rtt, PROBE_EVERY);
+            liveness.up(now, session(link), rtt, PROBE_EVERY, leads);
         }
         if liveness.answered(now, session(link), rtt) {
             self.meter_answered(node, link, micros);
