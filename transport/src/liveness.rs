@@ -8,8 +8,8 @@
 //! once it has answered for a while, for longer each time (a link that flaps is damped); who does not answer for seven
 //! seconds is *evicted*, and after two the owner may set up a new connection in its place (*renew*): where a translator of
 //! addresses forgot the link, nothing else brings it back. While bytes come, answers have 600 ms: only one direction may be lost. Where the other is, the peer
-//! takes the link for dead first, and says so (`unheard`, as in BFD, RFC 5880 6.8.6): then one probe decides. A link in use that may have changed is
-//! *examined*: sixteen probes, whatever comes of each.
+//! takes the link for dead first, and says so (`unheard`, as in BFD, RFC 5880 6.8.6): then one probe decides. A link in use that may have changed, as
+//! a gap shows that is much longer than all before, or the owner says, is *examined*: sixteen probes, whatever comes of each.
 //!
 //! **The sick one may be this node.** Where a timer fires more than 100 ms late, no link is accused: all probes start anew
 //! (as Lifeguard suspects itself first, Dadgar et al. 2018). Pure: times are handed in, since any fixed moment.
@@ -263,13 +263,16 @@ impl Liveness {
     /// Bytes came.
     pub fn heard(&mut self, now: Duration, session: SessionId) {
         let Some(link) = self.links.get_mut(&session) else { return };
-        link.gaps.note(now.saturating_sub(link.heard_at));
+        let is_surprise = link.gaps.note(now.saturating_sub(link.heard_at));
         link.heard_at = now;
         link.awaited_since = None;
         link.heard_since = link.heard_since.saturating_add(1);
         if link.heard_since == IN_USE {
             let at = link.timeout();
             self.wake_by(at);
+        }
+        if is_surprise {
+            self.examine(now, session);
         }
     }
 

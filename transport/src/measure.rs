@@ -2,8 +2,9 @@
 //!
 //! The least round trip of the last ten seconds is the link's own delay, without the queues of the moment (as in BBR,
 //! Cardwell et al. 2016). What is announced stays until the link left a dead-band around it, so that an idle fleet
-//! announces nothing. What changes much is seen sooner: four late round trips in a row are the link's new delay, and three
-//! late ones of the last eight are its loss, whatever was before; a late one asks for more at once ([`Meter::is_in_doubt`]).
+//! announces nothing. What changes much is seen sooner: four late round trips in a row are the link's new delay, until a
+//! short one shows that they were losses, and three late ones of the last eight are its loss, whatever was before; a late one
+//! asks for more at once ([`Meter::is_in_doubt`]).
 //! Pure: times are handed in, since any fixed moment.
 
 use std::collections::VecDeque;
@@ -68,7 +69,7 @@ pub struct Meter {
     jitter: u64,
     /// One bit a probe, the last one lowest: whether it was late.
     late: u64,
-    /// The same of the last eight, as long as the link is in use.
+    /// The same of the last eight while the link was in use.
     recent: u8,
     answered: u32,
     announced: Option<Measured>,
@@ -87,18 +88,13 @@ impl Meter {
             self.jitter = (self.jitter - self.jitter / JITTER_SHARE).saturating_add(rtt_micros - least);
         }
         self.late = self.late << 1 | u64::from(is_late);
-        self.recent = if is_in_use { self.recent << 1 | u8::from(is_late) } else { 0 };
+        if is_in_use {
+            self.recent = self.recent << 1 | u8::from(is_late);
+        }
         self.answered = self.answered.saturating_add(1);
         self.samples.push_back((now, rtt_micros));
         if self.late.trailing_zeros() >= RECOVERED {
-            self.late = 0;
-        }
-        let in_a_row = self.recent.trailing_ones();
-        if in_a_row >= SHIFTED {
-            // They are the link's delay now.
-            self.samples.drain(..self.samples.len().saturating_sub(in_a_row as usize));
-            self.late = self.late.checked_shr(in_a_row).unwrap_or(0);
-            self.recent = 0;
+            (self.late, self.recent) = (0, 0);
         }
         // The last one stays, however old.
         while self.samples.len() > 1 {
@@ -108,18 +104,33 @@ impl Meter {
             }
             self.samples.pop_front();
         }
+        let shifted = self.shifted();
+        if shifted > 0 && self.samples.len() <= shifted as usize {
+            // Nothing is left of what was before: they were never losses.
+            (self.late, self.recent) = (self.late.checked_shr(shifted).unwrap_or(0), 0);
+        }
+    }
+
+    /// How many of the last round trips of a link in use are so much longer than before that they may be its delay now. A
+    /// short one shows that they were losses: of many in a row, some follow each other.
+    fn shifted(&self) -> u32 {
+        let in_a_row = self.late.trailing_ones();
+        if in_a_row.min(self.recent.trailing_ones()) >= SHIFTED { in_a_row } else { 0 }
     }
 
     /// What the link is like now; none before its first probe came back.
     pub fn measured(&self) -> Option<Measured> {
-        let rtt_micros = self.samples.iter().map(|(_, rtt)| *rtt).min()?;
+        let shifted = self.shifted();
+        let counted = if shifted > 0 { shifted as usize } else { self.samples.len() };
+        let rtt_micros = self.samples.iter().rev().take(counted).map(|(_, rtt)| *rtt).min()?;
         let probes = self.answered.min(PROBES);
         let loss = |late: u32, probes: u32| u64::from(late) * 1_000_000 / (2 * u64::from(probes));
-        let recent = self.recent.count_ones();
+        let late = self.late.checked_shr(shifted).unwrap_or(0).count_ones();
+        let recent = self.recent.checked_shr(shifted).unwrap_or(0).count_ones();
         let loss_ppm = match probes {
             ..PROBES_MIN => 0,
-            _ if recent >= RECENT_LATE => loss(recent, RECENT).max(loss(self.late.count_ones(), probes)),
-            _ => loss(self.late.count_ones(), probes),
+            _ if recent >= RECENT_LATE => loss(recent, RECENT).max(loss(late, probes)),
+            _ => loss(late, probes),
         };
         Some(Measured { rtt_micros, jitter_micros: self.jitter / JITTER_SHARE, loss_ppm })
     }
@@ -210,7 +221,11 @@ mod tests {
         let slower = shown(&[200_000, 201_000, 200_500, 200_200]);
         assert_eq!((slower.rtt_micros, slower.loss_ppm), (200_000, 0));
         let back = shown(&[200_000, 201_000, 200_500, 200_200, 21_000]);
-        assert_eq!(back.rtt_micros, 21_000, "a faster one is believed at once");
+        assert_eq!((back.rtt_micros, back.loss_ppm), (20_000, 250_000), "they were losses: it is as fast as before");
+        let stays = shown(&[200_000; 12]);
+        assert_eq!((stays.rtt_micros, stays.loss_ppm), (200_000, 0), "nothing is left of what was before");
+        let stays = shown(&[&[200_000; 12][..], &[210_000]].concat());
+        assert_eq!((stays.rtt_micros, stays.loss_ppm), (200_000, 0));
         let idle = after(steady().chain([200_000; 4])).measured().expect("it was probed");
         assert_eq!(idle.rtt_micros, 20_000, "nobody uses it: a busy machine is late as well");
         let mut meter = measured(steady().chain([200_000]), true);
@@ -232,8 +247,22 @@ mod tests {
         let recovers =
             |times| loss(&[&[90_000, 20_000, 90_000, 90_000, 20_000, 90_000][..], &vec![20_000; times]].concat());
         assert!(recovers(22).loss_ppm > 20_000 && recovers(24).loss_ppm == 0);
+        let in_a_row = loss(&[90_000, 20_000, 90_000, 95_000, 40_000, 90_000, 91_000, 20_000]);
+        assert!(in_a_row.rtt_micros == 20_000 && in_a_row.loss_ppm >= 250_000, "{in_a_row:?}");
         let rarely = loss(&[90_000, 20_000, 20_000, 90_000, 20_000, 20_000, 20_000]);
         assert!(rarely.loss_ppm < 30_000, "{rarely:?}");
+    }
+
+    #[test]
+    fn what_was_lost_while_a_link_was_in_use_is_not_forgotten_with_its_use() {
+        let mut meter = measured(std::iter::repeat_n(20_000, 64).chain([90_000, 20_000, 90_000, 90_000]), true);
+        let loss = |meter: &Meter| meter.measured().map(|measured| measured.loss_ppm);
+        for number in 0..23 {
+            assert_eq!(loss(&meter), Some(187_500));
+            meter.answered(Duration::from_secs(200 + number), 20_000, false);
+        }
+        meter.answered(Duration::from_secs(300), 20_000, false);
+        assert_eq!(loss(&meter), Some(0));
     }
 
     #[test]

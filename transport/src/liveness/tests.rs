@@ -390,6 +390,22 @@ fn a_link_in_use_is_examined_with_sixteen_probes_one_link_at_a_time() {
 }
 
 /// The peer hears nothing and says so: one probe more decides, whatever comes of the peer.
+/// Packets that are lost are repaired before a probe is late, but what came after them waited.
+#[test]
+fn a_gap_much_longer_than_all_before_has_a_link_in_use_examined() {
+    let probes_after = |traffic, gap| {
+        let mut world = World::new(Some(traffic));
+        world.run(ms(5_000));
+        world.next_traffic = world.now + gap;
+        let before = world.count(Verdict::Probe(LINK));
+        world.run(ms(900));
+        world.count(Verdict::Probe(LINK)) - before
+    };
+    assert!(probes_after(ms(20), ms(20)) <= 1);
+    assert!(probes_after(ms(20), ms(80)) >= 14);
+    assert!(probes_after(ms(300), ms(800)) <= 4, "it is not in use");
+}
+
 #[test]
 fn who_is_not_heard_need_not_wait() {
     let mut world = World::new(Some(ms(20)));
