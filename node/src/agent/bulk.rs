@@ -21,6 +21,9 @@ pub(crate) const ANNOUNCED_MAX: usize = 64;
 const PORT_BYTES_MAX: u64 = 16;
 /// Ways that cost so much more than the best are not used beside it, microseconds.
 const NEARLY_EQUAL_MICROS: u64 = 2_000;
+/// A way that is used already stays up to twice the best one's cost and this, microseconds: the queues that a blob makes on
+/// two links are 40 ms (decision 018), and no reason to leave them.
+const OWN_QUEUES_MICROS: u64 = 40_000;
 
 /// The port of the bulk plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,8 +138,9 @@ impl Node {
         });
     }
 
-    /// The ways to some devices that are nearly as good as the best, over links that are up. None while offline.
-    pub(crate) fn ways_to_holders(&self, holders: &[Key]) -> Vec<Offer> {
+    /// The ways to some devices that are nearly as good as the best, over links that are up; those that are used already stay
+    /// a little longer. None while offline.
+    pub(crate) fn ways_to_holders(&self, holders: &[Key], used: &[Via]) -> Vec<Offer> {
         if self.is_offline() {
             return Vec::new();
         }
@@ -153,8 +157,7 @@ impl Node {
                 offers.push(offer(holder, PeerKey(holder.0), 0));
             }
         }
-        let best = offers.iter().map(|offer| offer.cost_micros).min().unwrap_or(0);
-        offers.retain(|offer| offer.cost_micros <= best + best / 4 + NEARLY_EQUAL_MICROS);
+        nearly_best(&mut offers, used);
         offers
     }
 
@@ -166,6 +169,19 @@ impl Node {
         }
         hops
     }
+}
+
+/// Keeps what is worth being used beside the best.
+fn nearly_best(offers: &mut Vec<Offer>, used: &[Via]) {
+    let best = offers.iter().map(|offer| offer.cost_micros).min().unwrap_or(0);
+    offers.retain(|offer| {
+        let most = if used.contains(&offer.via) {
+            2 * best + OWN_QUEUES_MICROS
+        } else {
+            best + best / 4 + NEARLY_EQUAL_MICROS
+        };
+        offer.cost_micros <= most
+    });
 }
 
 fn with_port(hosts: &[IpAddr], port: u16) -> Vec<SocketAddr> {
@@ -189,6 +205,21 @@ fn ip_of(address: &str) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_way_in_use_is_kept_through_its_own_queue() {
+        let via = |hop| Via { hop: PeerKey([hop; 32]), holder: PeerKey([9; 32]) };
+        let kept = |costs: &[(u8, u64)], used: &[u8]| {
+            let mut offers: Vec<Offer> =
+                costs.iter().map(|(hop, cost_micros)| Offer { via: via(*hop), cost_micros: *cost_micros }).collect();
+            nearly_best(&mut offers, &used.iter().map(|hop| via(*hop)).collect::<Vec<_>>());
+            offers.iter().map(|offer| offer.via.hop.0[0]).collect::<Vec<u8>>()
+        };
+        assert_eq!(kept(&[(1, 30_000), (2, 39_500), (3, 39_501)], &[]), [1, 2]);
+        assert_eq!(kept(&[(1, 30_000), (2, 100_000)], &[2]), [1, 2], "its cost is of its own making");
+        assert_eq!(kept(&[(1, 30_000), (2, 100_001)], &[1, 2]), [1]);
+        assert!(kept(&[], &[1]).is_empty());
+    }
 
     #[test]
     fn hosts_of_addresses() {

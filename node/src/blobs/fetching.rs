@@ -248,8 +248,8 @@ impl Driver<'_> {
     async fn look_for_ways(&mut self) -> Result<(), Stopped> {
         let is_paused = *self.pauses.borrow();
         self.fetch.set_paused(is_paused);
-        let holders = self.holders.clone();
-        let offers = self.service.0.agent.look(move |node| node.ways_to_holders(&holders)).await;
+        let (holders, used) = (self.holders.clone(), self.progress.borrow().ways.clone());
+        let offers = self.service.0.agent.look(move |node| node.ways_to_holders(&holders, &used)).await;
         let offers = offers.map_err(|_| Stopped::Refused("the node is stopping".to_owned()))?;
         let ways: Vec<Via> = offers.into_iter().map(|offer| offer.via).collect();
         self.fetch.ways(ways.iter().copied());
