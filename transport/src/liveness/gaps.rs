@@ -67,7 +67,9 @@ mod tests {
     #[test]
     fn the_longest_of_the_last_gaps() {
         let mut gaps = Gaps::default();
-        let note = |gaps: &mut Gaps, millis| drop(gaps.note(Duration::from_millis(millis)));
+        let note = |gaps: &mut Gaps, millis| {
+            gaps.note(Duration::from_millis(millis));
+        };
         (0..15).for_each(|_| note(&mut gaps, 20));
         assert_eq!(gaps.longest(), None);
         note(&mut gaps, 90);
