@@ -200,8 +200,21 @@ install_nextest() {
     env -u CARGO_TARGET_DIR cargo install --locked cargo-nextest >&2
 }
 
+# Clones share the target folder, and cargo takes for fresh what another one built later, which has that one's paths
+# compiled in. So where the folder was last used from elsewhere, all sources here count as changed.
+own_target() {
+    local mark=$CARGO_TARGET_DIR/fleetsync-used-from
+    if [[ -d $CARGO_TARGET_DIR && $(cat "$mark" 2>/dev/null) != "$repo" ]]; then
+        say "$CARGO_TARGET_DIR was last used from elsewhere: this repository's own code is built anew"
+        find "$repo"/{collectors,crdt,node,testnet,transport} -name '*.rs' -exec touch {} +
+    fi
+    mkdir -p "$CARGO_TARGET_DIR"
+    printf '%s\n' "$repo" >"$mark"
+}
+
 # Builds both programs in the one profile that everything here uses.
 build_binaries() {
+    own_target
     say "cargo build --release --locked -p node -p testnet (into $CARGO_TARGET_DIR)"
     unset FLEETSYNC TESTNET
     (cd "$repo" && cargo build --release --locked -p node -p testnet >&2) || return 1

@@ -1,14 +1,13 @@
 //! Sources, and how they are read: on workers, with a deadline, each for itself.
 //!
-//! A collection starts one worker, which takes one source after another. When nothing has been answered for
-//! [`TAKE_OVER_MS`] another worker takes over the rest; the first is never joined. A source without an answer at
+//! A collection starts one worker, which takes one source after another, and hears of it when it is through. When nothing
+//! has been answered for [`TAKE_OVER_MS`] another worker takes over the rest; the first is never joined. A source without an answer at
 //! [`COLLECT_MS_MAX`] is [`SourceState::Hung`] and is left out of collections until its worker returns.
 //! Overflow: with [`STUCK_WORKERS_MAX`] workers stuck no more are started, and what they would have read is hung too.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -113,25 +112,47 @@ impl Round {
     }
 }
 
+/// What workers found, of any round. Whoever waits is woken by a worker that is through, not by each answer.
+#[derive(Default)]
+struct Answers {
+    found: Mutex<Vec<Done>>,
+    bell: Condvar,
+}
+
+impl Answers {
+    /// Nothing panics under the lock.
+    fn found(&self) -> MutexGuard<'_, Vec<Done>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is there; where there is nothing yet, what is there when a worker is through, or after so long.
+    fn wait(&self, at_most: Duration) -> Vec<Done> {
+        let mut found = self.found();
+        if found.is_empty() {
+            let waited = self.bell.wait_timeout(found, at_most);
+            found = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        std::mem::take(&mut *found)
+    }
+}
+
 /// Reads sources on workers. Keeps account of workers that did not return.
 pub(crate) struct Pool {
     round: u64,
     /// Sources whose worker has not returned.
     stuck: BTreeSet<String>,
-    done: Sender<Done>,
-    answers: Receiver<Done>,
+    answers: Arc<Answers>,
 }
 
 impl Pool {
     pub(crate) fn new() -> Pool {
-        let (done, answers) = channel();
-        Pool { round: 0, stuck: BTreeSet::new(), done, answers }
+        Pool { round: 0, stuck: BTreeSet::new(), answers: Arc::default() }
     }
 
     /// Reads `sources` and what they lead to. Returns after [`COLLECT_MS_MAX`] at the latest.
     pub(crate) fn read(&mut self, origin: &Origin, sources: Vec<Source>) -> Vec<Answer> {
         let deadline = Instant::now() + Duration::from_millis(COLLECT_MS_MAX);
-        while let Ok(late) = self.answers.try_recv() {
+        for late in std::mem::take(&mut *self.answers.found()) {
             self.stuck.remove(&late.name);
         }
         self.round += 1;
@@ -148,24 +169,24 @@ impl Pool {
         let mut workers = usize::from(self.start_worker(&round, 0));
         while !open.is_empty() && workers > 0 {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self.answers.recv_timeout(left.min(Duration::from_millis(TAKE_OVER_MS))) {
-                Ok(done) if done.round == self.round => {
-                    if let Some(source) = open.remove(&done.name) {
-                        enlist(&round.skip, done.outcome.children.clone(), &mut open, &mut answers);
-                        answers.push((source, Some(done.outcome)));
-                    }
+            let found = self.answers.wait(left.min(Duration::from_millis(TAKE_OVER_MS)));
+            let is_over = Instant::now() >= deadline;
+            if found.is_empty() && !is_over {
+                let has_work = !round.queue().waiting.is_empty();
+                if has_work && self.start_worker(&round, workers) {
+                    workers += 1;
                 }
-                Ok(late) => {
-                    self.stuck.remove(&late.name);
+            }
+            for done in found {
+                if done.round != self.round {
+                    self.stuck.remove(&done.name);
+                } else if let Some(source) = open.remove(&done.name) {
+                    enlist(&round.skip, done.outcome.children.clone(), &mut open, &mut answers);
+                    answers.push((source, Some(done.outcome)));
                 }
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) if Instant::now() >= deadline => break,
-                Err(RecvTimeoutError::Timeout) => {
-                    let has_work = !round.queue().waiting.is_empty();
-                    if has_work && self.start_worker(&round, workers) {
-                        workers += 1;
-                    }
-                }
+            }
+            if is_over {
+                break;
             }
         }
         self.close(&round, open, &mut answers);
@@ -193,8 +214,11 @@ impl Pool {
         if self.stuck.len() + workers >= STUCK_WORKERS_MAX {
             return false;
         }
-        let (round, done) = (round.clone(), self.done.clone());
-        let started = thread::Builder::new().name("collector".to_owned()).spawn(move || work(&round, &done));
+        let (round, answers) = (round.clone(), self.answers.clone());
+        let started = thread::Builder::new().name("collector".to_owned()).spawn(move || {
+            work(&round, &answers);
+            answers.bell.notify_one();
+        });
         if let Err(error) = &started {
             tracing::warn!(%error, "no worker for collections");
         }
@@ -220,7 +244,7 @@ fn enlist(
 }
 
 /// A worker: takes sources until there are none.
-fn work(round: &Round, done: &Sender<Done>) {
+fn work(round: &Round, answers: &Answers) {
     loop {
         let Some(source) = round.queue().waiting.pop_front() else { return };
         let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -235,9 +259,7 @@ fn work(round: &Round, done: &Sender<Done>) {
         });
         let children = outcome.children.clone();
         // First the answer, then the children: so the collection knows of a child before the child answers.
-        if done.send(Done { round: round.number, name: source.name, outcome }).is_err() {
-            return;
-        }
+        answers.found().push(Done { round: round.number, name: source.name, outcome });
         let mut queue = round.queue();
         if !queue.is_closed {
             queue.waiting.extend(children.into_iter().filter(|child| !round.skip.contains(&child.name)));
