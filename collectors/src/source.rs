@@ -17,7 +17,7 @@ use crate::probe::{Origin, Outcome, Probe};
 
 /// How long one collection may take, milliseconds: the deadline of every source in it.
 pub const COLLECT_MS_MAX: u64 = 1000;
-/// Silence after which another worker takes over, milliseconds.
+/// Silence after which another worker takes over, milliseconds; it may be noticed as much later.
 pub const TAKE_OVER_MS: u64 = 50;
 /// Workers that may be stuck at one time.
 pub const STUCK_WORKERS_MAX: usize = 16;

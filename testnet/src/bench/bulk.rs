@@ -64,14 +64,19 @@ fn put(program: &Program, node: &Path, path: &Path) -> anyhow::Result<String> {
     program.run(node, &["blob", "put", &path.to_string_lossy()])
 }
 
-/// Waits until a node knows who has a blob.
-async fn is_known(client: &mut Client, blob: &str) -> anyhow::Result<()> {
+/// Waits until a node has an answer; `otherwise` says what is amiss where it has none in time.
+async fn has_answer(client: &mut Client, resource: &str, otherwise: &str) -> anyhow::Result<()> {
     let start = Instant::now();
-    while client.get(&format!("/v1/blobs/{blob}")).await.is_err() {
-        ensure!(start.elapsed() < PATIENCE, "nobody says that it has the blob");
+    while client.get(resource).await.is_err() {
+        ensure!(start.elapsed() < PATIENCE, "{otherwise}");
         tokio::time::sleep(POLL).await;
     }
     Ok(())
+}
+
+/// Waits until a node knows who has a blob.
+async fn is_known(client: &mut Client, blob: &str) -> anyhow::Result<()> {
+    has_answer(client, &format!("/v1/blobs/{blob}"), "nobody says that it has the blob").await
 }
 
 /// Fetches a blob to its end, or until `stop` says so of what came; seconds, and the last event.

@@ -4,9 +4,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::ensure;
-use node::client::Client;
 
-use super::{Ground, LONG, POLL, questions};
+use super::{Ground, LONG, has_answer, questions};
 use crate::bench::process::PATIENCE;
 use crate::bench::report::{Report, Row, median};
 
@@ -39,16 +38,6 @@ async fn write(ground: &Ground, seed: u64, bytes: u64) -> anyhow::Result<u64> {
     Ok(written)
 }
 
-/// Waits until a node answers another one's questions.
-async fn is_answered(asker: &mut Client, to: &str) -> anyhow::Result<()> {
-    let start = Instant::now();
-    while asker.get(&format!("/v1/ping/{to}")).await.is_err() {
-        ensure!(start.elapsed() < PATIENCE, "{to} does not answer");
-        tokio::time::sleep(POLL).await;
-    }
-    Ok(())
-}
-
 /// Has a node miss changes and come back; the share of the line that they take then, and round trips of questions meanwhile,
 /// milliseconds.
 async fn miss(ground: &mut Ground, with_bulk: bool, bytes: u64) -> anyhow::Result<(f64, Vec<f64>)> {
@@ -59,7 +48,7 @@ async fn miss(ground: &mut Ground, with_bulk: bool, bytes: u64) -> anyhow::Resul
     let written = write(ground, u64::from(with_bulk), bytes).await?;
     ground.fleet.start_again(node).await?;
     let start = Instant::now();
-    is_answered(&mut ground.client(WRITER).await?, MISSING).await?;
+    has_answer(&mut ground.client(WRITER).await?, &format!("/v1/ping/{MISSING}"), "no link came up").await?;
     let (over, is_over) = tokio::sync::watch::channel(false);
     let asking = questions(ground.client(WRITER).await?, MISSING.to_owned(), move |_| *is_over.borrow());
     let asking = tokio::spawn(asking);
